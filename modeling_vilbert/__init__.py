@@ -1,8 +1,64 @@
+# Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
 """ViLBERT and 12-in-1 as a guest of Hugging Face Transformers.
 
-Importing this package registers its Auto classes: after it, `AutoModel.from_pretrained` and its siblings know
-`model_type` "vilbert".
+Importing this package makes `model_type` "vilbert" known to Transformers' Auto classes.
 """
-from .configuration_vilbert import *
-from .modeling_vilbert import *
-from .heads_vilbert import *
+
+import transformers
+from transformers import AutoConfig
+
+from .configuration_vilbert import AUTO_MAP, ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig
+from .heads_vilbert import (
+    ViLBertForImageAndTextRetrieval,
+    ViLBertForImagesAndTextClassification,
+    ViLBertForMultipleChoice,
+    ViLBertForMultiTask,
+    ViLBertForPreTraining,
+    ViLBertForPreTrainingOutput,
+    ViLBertForQuestionAnswering,
+    ViLBertForSequenceClassification,
+    ViLBertForVisualGrounding,
+    ViLBertTaskOutput,
+)
+from .image_processing_vilbert import ViLBertImageProcessor
+from .modeling_vilbert import ViLBertModel, ViLBertModelOutput, ViLBertPreTrainedModel
+from .processing_vilbert import ViLBertProcessor
+from .regions_vilbert import Regions
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Regions",
+    "ViLBertConfig",
+    "ViLBertForImageAndTextRetrieval",
+    "ViLBertForImagesAndTextClassification",
+    "ViLBertForMultiTask",
+    "ViLBertForMultipleChoice",
+    "ViLBertForPreTraining",
+    "ViLBertForPreTrainingOutput",
+    "ViLBertForQuestionAnswering",
+    "ViLBertForSequenceClassification",
+    "ViLBertForVisualGrounding",
+    "ViLBertImageProcessor",
+    "ViLBertModel",
+    "ViLBertModelOutput",
+    "ViLBertPreTrainedModel",
+    "ViLBertProcessor",
+    "ViLBertTaskOutput",
+    "ViLBertTextConfig",
+    "ViLBertVisionConfig",
+]
+
+for _config in (ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+for _auto, _place in AUTO_MAP.items():
+    _class = globals()[_place.split(".")[1]]
+    if _auto == "AutoImageProcessor":
+        transformers.AutoImageProcessor.register(ViLBertConfig, image_processor_classes={"pil": _class}, exist_ok=True)
+        _class.register_for_auto_class(_auto)
+    elif _auto == "AutoProcessor":
+        transformers.AutoProcessor.register(ViLBertConfig, _class, exist_ok=True)
+        _class.register_for_auto_class(_auto)
+    elif _auto != "AutoConfig":
+        getattr(transformers, _auto).register(ViLBertConfig, _class, exist_ok=True)

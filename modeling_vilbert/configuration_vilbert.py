@@ -237,13 +237,10 @@ class ViLBertConfig(PreTrainedConfig):
         kwargs = self._translate_flat_fields(kwargs)
         super().__post_init__(**kwargs)
         count = min(self.text_config.num_hidden_layers, self.vision_config.num_hidden_layers)
-        if self.text_coattention_layers is None:
-            last = self.text_config.num_hidden_layers
-            self.text_coattention_layers = range(last - count, last)
-        if self.vision_coattention_layers is None:
-            self.vision_coattention_layers = range(count)
-        self.text_coattention_layers = list(self.text_coattention_layers)
-        self.vision_coattention_layers = list(self.vision_coattention_layers)
+        last = self.text_config.num_hidden_layers
+        text, vision = self.text_coattention_layers, self.vision_coattention_layers
+        self.text_coattention_layers = list(range(last - count, last) if text is None else text)
+        self.vision_coattention_layers = list(range(count) if vision is None else vision)
         self.pooler_size = self.pooler_size or self.coattention_hidden_size
         self.classifier_hidden_size = self.classifier_hidden_size or 2 * self.pooler_size
         self.tasks = self._task_table(self.tasks)
