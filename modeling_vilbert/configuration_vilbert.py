@@ -272,8 +272,7 @@ class ViLBertConfig(PreTrainedConfig):
         text, vision = self.text_coattention_layers, self.vision_coattention_layers
         if len(text) != len(vision):
             raise ValueError(
-                "text_coattention_layers and vision_coattention_layers must be of one length, "
-                f"got {text} and {vision}."
+                f"text_coattention_layers and vision_coattention_layers must be of one length, got {text} and {vision}."
             )
         for stream, layers in (("text", text), ("vision", vision)):
             count = getattr(self, f"{stream}_config").num_hidden_layers
@@ -318,6 +317,9 @@ class ViLBertConfig(PreTrainedConfig):
     def _translate_flat_fields(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Move the original's flat fields to where they live now; return what is left."""
         left, translated, switched = {}, {}, {}
+        never_read = [name for name in fields if name in NEVER_READ]
+        if never_read:
+            logger.warning(f"Ignored, since the original code never read them: {', '.join(never_read)}.")
         for name, value in fields.items():
             if name in FLAT_FIELDS:
                 translated[FLAT_FIELDS[name]] = value
@@ -325,12 +327,10 @@ class ViLBertConfig(PreTrainedConfig):
                 if value not in FLAT_SWITCHES[name]:
                     raise ValueError(f"{name} must be one of {list(FLAT_SWITCHES[name])}, got {value!r}.")
                 switched.update(FLAT_SWITCHES[name][value])
-            elif name in NEVER_READ:
-                logger.warning(f"{name}={value!r} is ignored: the original code never read it, so it changes no number.")
             elif name in RUN_TIME_SWITCHES:
                 if value:
                     logger.warning(f"{name}={value!r} is ignored: {RUN_TIME_SWITCHES[name]}")
-            else:
+            elif name not in NEVER_READ:
                 left[name] = value
 
         for (section, name), value in {**translated, **switched}.items():

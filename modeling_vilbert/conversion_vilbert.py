@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModelForMaskedLM, PreTrainedConfig
 
 from .configuration_vilbert import TWELVE_IN_ONE_TASKS, ViLBertConfig, ViLBertTextConfig
@@ -109,10 +108,11 @@ NAMES = {
     "cls.imagePredictions.transform.dense": "region_head.dense",
     "cls.imagePredictions.transform.LayerNorm": "region_head.norm",
     "linguisic_logit": None,
-    **{
-        f"{head}{old}": f"heads.{task}.{new}" for head, task in HEAD_TASKS.items() for old, new in HEAD_NAMES.items()
-    },
+    **{f"{head}{old}": f"heads.{task}.{new}" for head, task in HEAD_TASKS.items() for old, new in HEAD_NAMES.items()},
 }
+
+# Where the tensors of heads are, in our classes.
+HEADS = ("head.", "heads.", "text_head.", "region_head.", "alignment_head.")
 
 # Class -> the tasks whose head it can take, the first that the checkpoint has.
 ARCHITECTURE_TASKS = {
@@ -140,37 +140,52 @@ class Conversion:
     """A checkpoint under today's names, the config that fits it, and what became of every tensor.
 
     Args:
+        architecture: name of the class that it is for.
         config: the given one, with the number of labels and the kind of classifier that the checkpoint has.
         state_dict: today's names -> tensors, of the asked class only.
         renamed: name in the checkpoint -> today's name.
         dropped: name in the checkpoint -> why it is not there any more.
+        new: today's names of a head that the checkpoint does not have; known after `check`.
     """
 
+    architecture: str
     config: ViLBertConfig
     state_dict: dict[str, torch.Tensor]
     renamed: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    new: list[str] = field(default_factory=list)
 
     def report(self) -> str:
         """A line for every tensor of the checkpoint, in its order."""
-        lines = [f"{len(self.renamed)} tensors renamed, {len(self.dropped)} left out."]
+        lines = [f"{len(self.renamed)} tensors renamed, {len(self.dropped)} left out, {len(self.new)} new."]
         lines += [f"{old} -> {new}" for old, new in self.renamed.items()]
         lines += [f"{old} left out: {why}" for old, why in self.dropped.items()]
+        lines += [f"{name} is new, and has to be trained" for name in self.new]
         return "\n".join(lines)
 
-    def check_trunk(self, model_class: type[nn.Module]):
-        """Raise a ValueError unless the trunk that the config describes is all there, and nothing more."""
-        with torch.device("meta"):
-            expected = {name: tensor.shape for name, tensor in model_class(self.config).state_dict().items()}
-        heads = ("head.", "heads.", "text_head.", "region_head.", "alignment_head.")
-        found = {name: tensor.shape for name, tensor in self.state_dict.items()}
-        missing = [name for name in expected if name not in found and not name.startswith(heads)]
-        excess = [name for name in found if name not in expected]
-        unlike = [f"{name} {list(found[name])}, not {list(expected[name])}" for name in found if name in expected
-                  and found[name] != expected[name]]
-        for problem, names in (("are missing", missing), ("are not in the config's model", excess), ("differ", unlike)):
+    def check(self, expected: dict[str, torch.Tensor]):
+        """Raise a ValueError unless all of the trunk is here, and all that is here fits into the expected tensors.
+
+        What a head lacks is listed in `new`: it has to be trained.
+        """
+        found = self.state_dict
+        missing = [name for name in expected if name not in found]
+        self.new = [name for name in missing if name.startswith(HEADS)]
+        problems = {
+            "the checkpoint lacks": [name for name in missing if not name.startswith(HEADS)],
+            "the config has no place for": [name for name in found if name not in expected],
+            "the shapes differ for": [
+                f"{name} ({list(found[name].shape)} in the checkpoint, {list(expected[name].shape)} by the config)"
+                for name in found
+                if name in expected and found[name].shape != expected[name].shape
+            ],
+        }
+        for problem, names in problems.items():
             if names:
-                raise ValueError(f"{len(names)} tensors of the checkpoint {problem}: {names[:20]}.")
+                raise ValueError(
+                    f"The checkpoint and its config do not belong together: {problem} {len(names)} tensors: "
+                    f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}."
+                )
 
 
 def convert_state_dict(state_dict: dict[str, torch.Tensor], config: ViLBertConfig, architecture: str) -> Conversion:
@@ -185,11 +200,14 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], config: ViLBertConfi
         ValueError: if a tensor's name is in no table.
     """
     config = ViLBertConfig.from_dict(config.to_dict())
-    result = Conversion(config, {})
+    result = Conversion(architecture, config, {})
     tensors = {}
     unknown = []
     pooler_size = config.pooler_size or config.coattention_hidden_size
     for old, original, tensor in fold_weight_norm(original_names(state_dict, pooler_size)):
+        if original.endswith(".weight_g"):
+            result.dropped[old] = "folded into the weight, whose length it is"
+            continue
         try:
             new = rename(original)
         except KeyError:
@@ -285,7 +303,9 @@ def original_names(state_dict: dict[str, torch.Tensor], pooler_size: int) -> lis
         name = re.sub(r"(?<=LayerNorm\.)gamma$", "weight", name)
         name = re.sub(r"(?<=LayerNorm\.)beta$", "bias", name)
         if name.startswith("classifier."):
-            dense = next((value for key, value in state_dict.items() if key.endswith("classifier.0.dense.weight")), None)
+            dense = next(
+                (value for key, value in state_dict.items() if key.endswith("classifier.0.dense.weight")), None
+            )
             pairs = dense is not None and dense.shape[1] == 2 * pooler_size
             name = name.replace("classifier", "vil_binary_prediction" if pairs else "vil_prediction", 1)
         result.append((old, name, tensor))
@@ -293,16 +313,15 @@ def original_names(state_dict: dict[str, torch.Tensor], pooler_size: int) -> lis
 
 
 def fold_weight_norm(named: list[tuple[str, str, torch.Tensor]]) -> list[tuple[str, str, torch.Tensor]]:
-    """Replace a direction `weight_v` and a length `weight_g` by their product, as weight normalisation computes it."""
+    """Replace a direction `weight_v` by the weight that it makes with its length `weight_g`, which stays as it is."""
     lengths = {name: tensor for _, name, tensor in named if name.endswith(".weight_g")}
     result = []
     for old, name, tensor in named:
         if name.endswith(".weight_v"):
             length = lengths[name.removesuffix("v") + "g"]
             norm = tensor.norm() if length.numel() == 1 else tensor.flatten(1).norm(dim=1).view_as(length)
-            result.append((old, name.removesuffix("_v"), tensor * (length / norm)))
-        elif not name.endswith(".weight_g"):
-            result.append((old, name, tensor))
+            name, tensor = name.removesuffix("_v"), tensor * (length / norm)
+        result.append((old, name, tensor))
     return result
 
 
@@ -318,14 +337,14 @@ def is_original(folder: str | os.PathLike | None) -> bool:
 
 
 def load_original(
-    checkpoint: str | os.PathLike, config: str | os.PathLike, architecture: str, **overrides: Any
+    checkpoint: str | os.PathLike, config: str | os.PathLike, architecture: str | None = None, **overrides: Any
 ) -> Conversion:
     """Read a checkpoint of one of the families and its config, for one of our classes.
 
     Args:
         checkpoint: the file of tensors.
         config: the JSON file with the family's own fields.
-        architecture: name of the class.
+        architecture: name of the class. Default: the one that takes most of the checkpoint.
         **overrides: further fields of `ViLBertConfig`.
     """
     fields = read_json(Path(config))
@@ -333,7 +352,18 @@ def load_original(
     if "tt_attn_sublayers" in fields:
         fields, layers = from_volta_config(fields)
         state_dict = {from_volta_name(name, layers): tensor for name, tensor in state_dict.items()}
-    return convert_state_dict(state_dict, ViLBertConfig.from_dict({**fields, **overrides}), architecture)
+    config = ViLBertConfig.from_dict({**fields, **overrides})
+    return convert_state_dict(state_dict, config, architecture or natural_architecture(state_dict, config))
+
+
+def natural_architecture(state_dict: dict[str, torch.Tensor], config: ViLBertConfig) -> str:
+    """The class that takes most of a checkpoint: by its task heads, else by its pre-training heads."""
+    tasks = convert_state_dict(state_dict, config, "ViLBertForMultiTask").config.tasks
+    if len(tasks) == 1:
+        return next(name for name, heads in ARCHITECTURE_TASKS.items() if next(iter(tasks)) in heads)
+    if tasks:
+        return "ViLBertForMultiTask"
+    return "ViLBertForPreTraining" if any("cls." in name for name in state_dict) else "ViLBertModel"
 
 
 def read_json(file: Path) -> dict[str, Any]:

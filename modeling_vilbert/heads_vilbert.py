@@ -96,7 +96,7 @@ class ViLBertHead(nn.Module):
     def forward(
         self, outputs: ViLBertModelOutput, region_attention_mask: torch.Tensor | None = None, group: int | None = None
     ) -> torch.Tensor:
-        """`group`: images or choices of an example, which lie one after another in the batch; None without that axis."""
+        """`group`: images or choices of an example, which lie one after another in the batch; None if not grouped."""
         raise NotImplementedError
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -498,10 +498,10 @@ class ViLBertForMultiTask(ViLBertPreTrainedModel):
         words = input_ids if input_ids is not None else inputs_embeds
         if self.config.num_task_tokens and task_ids is None and words is not None:
             if "task_token" not in self.config.tasks[task]:
-                raise ValueError(f"task_ids are missing, and config.tasks[{task!r}] has no task_token to stand for them.")
-            inputs["task_ids"] = torch.full(
-                words.shape[:1], self.config.tasks[task]["task_token"], device=words.device
-            )
+                raise ValueError(
+                    f"task_ids are missing, and config.tasks[{task!r}] has no task_token to stand for them."
+                )
+            inputs["task_ids"] = torch.full(words.shape[:1], self.config.tasks[task]["task_token"], device=words.device)
         return run_head(self.vilbert, self.heads[task], inputs, labels, **kwargs)
 
 

