@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer
 
 from . import heads_vilbert, modeling_vilbert
@@ -25,8 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
-        print(f"vilbert: {error}", file=sys.stderr)
+    # The third is what a config with a wrong value raises.
+    except (ValueError, OSError, StrictDataclassError) as error:
+        print(f"vilbert: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
 
@@ -56,13 +58,14 @@ def add_convert(commands: argparse._SubParsersAction):
 def convert(options: argparse.Namespace):
     if options.output.exists() and not options.output.is_dir():
         raise ValueError(f"--output {options.output} is a file; give a folder.")
+    # All that can fail comes before anything is written.
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer) if options.tokenizer else None
     conversion = load_original(options.checkpoint, options.config, options.architecture)
     module = modeling_vilbert if conversion.architecture == "ViLBertModel" else heads_vilbert
     model = getattr(module, conversion.architecture).from_conversion(conversion)
     model.save_pretrained(options.output)
     (options.output / "conversion_report.txt").write_text(conversion.report() + "\n", encoding="utf-8")
-    if options.tokenizer:
-        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+    if tokenizer is not None:
         ViLBertProcessor(ViLBertImageProcessor(), tokenizer).save_pretrained(options.output)
     print(
         f"{conversion.architecture} in {options.output}: {len(conversion.renamed)} tensors renamed, "

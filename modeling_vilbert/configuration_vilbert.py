@@ -295,7 +295,9 @@ class ViLBertConfig(PreTrainedConfig):
         """
         folder, here = Path(save_directory), Path(__file__).parent
         code = {file.stem: file for file in here.glob("*_vilbert.py")}
-        self.auto_map = {auto: place for auto, place in AUTO_MAP.items() if place.split(".")[0] in code}
+        # Code that came with a checkpoint lies in one folder for each file: Transformers copies the rest of it.
+        here_too = {auto: place for auto, place in AUTO_MAP.items() if place.split(".")[0] in code}
+        self.auto_map = {**(getattr(self, "auto_map", None) or {}), **here_too}
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         for file in code.values():
             if file.parent != folder.resolve():

@@ -9,7 +9,6 @@ Reading order: the tables, `convert_state_dict`, reading files, configs, the tex
 
 import json
 import os
-import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,7 +168,8 @@ class Conversion:
         What a head lacks is listed in `new`: it has to be trained.
         """
         found = self.state_dict
-        missing = [name for name in expected if name not in found]
+        tied = ["text_head.decoder.weight"] if self.config.tie_word_embeddings else []
+        missing = [name for name in expected if name not in found and name not in tied]
         self.new = [name for name in missing if name.startswith(HEADS)]
         problems = {
             "the checkpoint lacks": [name for name in missing if not name.startswith(HEADS)],
@@ -188,23 +188,29 @@ class Conversion:
                 )
 
 
-def convert_state_dict(state_dict: dict[str, torch.Tensor], config: ViLBertConfig, architecture: str) -> Conversion:
+def convert_state_dict(
+    state_dict: dict[str, torch.Tensor],
+    config: ViLBertConfig,
+    architecture: str,
+    volta_layers: dict[str, str] | None = None,
+) -> Conversion:
     """Rename the tensors of an original, 12-in-1, VOLTA or MMF checkpoint for one of our classes.
 
     Args:
         state_dict: tensors as `read_checkpoint` returns them.
         config: of the checkpoint; not changed.
         architecture: name of the class, such as "ViLBertForQuestionAnswering".
+        volta_layers: of a VOLTA checkpoint, what `from_volta_config` says its sub-layers are called in the original.
 
     Raises:
-        ValueError: if a tensor's name is in no table.
+        ValueError: if a tensor's name is in no table, or of a weight-normed layer or a head only a part is there.
     """
     config = ViLBertConfig.from_dict(config.to_dict())
     result = Conversion(architecture, config, {})
     tensors = {}
     unknown = []
     pooler_size = config.pooler_size or config.coattention_hidden_size
-    for old, original, tensor in fold_weight_norm(original_names(state_dict, pooler_size)):
+    for old, original, tensor in fold_weight_norm(original_names(state_dict, pooler_size, volta_layers)):
         if original.endswith(".weight_g"):
             result.dropped[old] = "folded into the weight, whose length it is"
             continue
@@ -219,8 +225,10 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], config: ViLBertConfi
             result.dropped[old] = "the config has no co-attention"
         else:
             tensors.setdefault(new, (old, tensor))
-            if tensors[new][0] != old:
-                result.dropped[old] = f"the same as {tensors[new][0]}"
+            first, kept = tensors[new]
+            if first != old:
+                same = kept.dtype == tensor.dtype and torch.equal(kept, tensor)
+                result.dropped[old] = f"the same as {first}" if same else f"{first} takes its place"
     if unknown:
         raise ValueError(
             f"{len(unknown)} of {len(state_dict)} tensors are not of any ViLBERT that is known here: {unknown[:20]}. "
@@ -233,7 +241,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], config: ViLBertConfi
             new = new.replace(f"heads.{task}.", "head.")
         if new.startswith("vilbert."):
             new = new.removeprefix("vilbert.") if architecture == "ViLBertModel" else new
-        elif not belongs(new, architecture):
+        elif not belongs(new, config, architecture):
             result.dropped[old] = f"{architecture} has no such head"
             continue
         result.renamed[old] = new
@@ -243,18 +251,20 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], config: ViLBertConfi
 
 def rename(original: str) -> str | None:
     """The original's name of a tensor -> today's, None for one that nothing reads; KeyError for an unknown one."""
-    stem, _, leaf = original.rpartition(".")
+    stem, leaf = re.fullmatch(r"(.*?)(\.weight|\.bias)?", original).groups("")
     number = re.search(r"(?<=layer\.)\d+", stem)
     new = NAMES[re.sub(r"(?<=layer\.)\d+", "#", stem)]
-    return new and f"{new.replace('#', number[0] if number else '')}.{leaf}"
+    return new and f"{new.replace('#', number[0] if number else '')}{leaf}"
 
 
-def belongs(name: str, architecture: str) -> bool:
+def belongs(name: str, config: ViLBertConfig, architecture: str) -> bool:
     """Whether a head's tensor is one of that class."""
-    section = name.split(".")[0]
+    section, task = name.split(".")[:2]
     if architecture == "ViLBertForPreTraining":
         return section in ("text_head", "region_head", "alignment_head")
-    return section == ("heads" if architecture == "ViLBertForMultiTask" else "head")
+    if architecture == "ViLBertForMultiTask":
+        return section == "heads" and task in config.tasks
+    return section == "head"
 
 
 def select_heads(tensors: dict[str, tuple[str, torch.Tensor]], config: ViLBertConfig, architecture: str) -> str | None:
@@ -263,7 +273,10 @@ def select_heads(tensors: dict[str, tuple[str, torch.Tensor]], config: ViLBertCo
     tasks = [task for task in HEAD_TASKS.values() if any(name.startswith(f"heads.{task}.") for name in shapes)]
 
     def rows(*names: str) -> int:
-        return next(shapes[name][0] for name in names if name in shapes)
+        found = [shapes[name][0] for name in names if shapes.get(name)]
+        if not found:
+            raise ValueError(f"The checkpoint has a part of a head only: {' or '.join(names)} is not there.")
+        return found[0]
 
     labels = {
         task: rows(f"heads.{task}.classifier.decoder.weight", f"heads.{task}.classifier.weight") for task in tasks
@@ -277,7 +290,13 @@ def select_heads(tensors: dict[str, tuple[str, torch.Tensor]], config: ViLBertCo
             config.classifier_act, config.classifier_dropout = "relu", 0.5
         break
     if architecture == "ViLBertForMultiTask":
-        config.tasks = {task: {**TWELVE_IN_ONE_TASKS[task], "num_labels": labels[task]} for task in tasks}
+        # Who names no tasks gets those that the checkpoint has, or all of 12-in-1's, new, if it has none.
+        asked = config.tasks
+        if tasks and asked == TWELVE_IN_ONE_TASKS:
+            asked = {task: asked[task] for task in tasks}
+        config.tasks = {
+            name: {**task, "num_labels": labels[name]} if name in labels else task for name, task in asked.items()
+        }
     if architecture == "ViLBertForPreTraining":
         if config.region_objective == "kl" and "region_head.decoder.weight" in shapes:
             config.vision_config.num_region_classes = rows("region_head.decoder.weight")
@@ -293,11 +312,14 @@ def select_heads(tensors: dict[str, tuple[str, torch.Tensor]], config: ViLBertCo
     return None
 
 
-def original_names(state_dict: dict[str, torch.Tensor], pooler_size: int) -> list[tuple[str, str, torch.Tensor]]:
+def original_names(
+    state_dict: dict[str, torch.Tensor], pooler_size: int, volta_layers: dict[str, str] | None = None
+) -> list[tuple[str, str, torch.Tensor]]:
     """(name in the checkpoint, the original's name, tensor), for whatever wrappers and MMF have put before or after."""
     result = []
     for old, tensor in state_dict.items():
-        name = old.removeprefix("module.").removeprefix("model.")
+        name = old if volta_layers is None else from_volta_name(old, volta_layers)
+        name = name.removeprefix("module.").removeprefix("model.")
         name = re.sub(r"^bert\.(bert|cls|classifier)\.", r"\1.", name)
         name = re.sub(r"^(embeddings|v_embeddings|encoder|t_pooler|v_pooler)\.", r"bert.\1.", name)
         name = re.sub(r"(?<=LayerNorm\.)gamma$", "weight", name)
@@ -318,7 +340,9 @@ def fold_weight_norm(named: list[tuple[str, str, torch.Tensor]]) -> list[tuple[s
     result = []
     for old, name, tensor in named:
         if name.endswith(".weight_v"):
-            length = lengths[name.removesuffix("v") + "g"]
+            length = lengths.get(name.removesuffix("v") + "g")
+            if length is None:
+                raise ValueError(f"The checkpoint has {old}, but not the weight_g that belongs to it.")
             norm = tensor.norm() if length.numel() == 1 else tensor.flatten(1).norm(dim=1).view_as(length)
             name, tensor = name.removesuffix("_v"), tensor * (length / norm)
         result.append((old, name, tensor))
@@ -349,16 +373,40 @@ def load_original(
     """
     fields = read_json(Path(config))
     state_dict = read_checkpoint(Path(checkpoint))
+    if overrides:
+        # An Auto class has read the file itself, without VOLTA's rules: what it found there overrides nothing.
+        overrides = changed_fields(overrides, ViLBertConfig.from_dict(fields).to_dict())
+    layers = None
     if "tt_attn_sublayers" in fields:
         fields, layers = from_volta_config(fields)
-        state_dict = {from_volta_name(name, layers): tensor for name, tensor in state_dict.items()}
-    config = ViLBertConfig.from_dict({**fields, **overrides})
-    return convert_state_dict(state_dict, config, architecture or natural_architecture(state_dict, config))
+    config = ViLBertConfig.from_dict(fields)
+    if overrides:
+        fields = config.to_dict()
+        for stream in ("text_config", "vision_config"):
+            overrides[stream] = {**fields[stream], **overrides.get(stream, {})}
+        config = ViLBertConfig.from_dict({**fields, **overrides})
+    architecture = architecture or natural_architecture(state_dict, config, layers)
+    return convert_state_dict(state_dict, config, architecture, layers)
 
 
-def natural_architecture(state_dict: dict[str, torch.Tensor], config: ViLBertConfig) -> str:
+def changed_fields(overrides: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Those of the overrides that are not so already, within the streams too."""
+    changed = {}
+    for name, value in overrides.items():
+        value = value.to_dict() if isinstance(value, PreTrainedConfig) else value
+        if name in ("text_config", "vision_config"):
+            value = changed_fields(value or {}, fields[name])
+        if name not in fields or value != fields[name]:
+            changed[name] = value
+    return changed
+
+
+def natural_architecture(
+    state_dict: dict[str, torch.Tensor], config: ViLBertConfig, volta_layers: dict[str, str] | None = None
+) -> str:
     """The class that takes most of a checkpoint: by its task heads, else by its pre-training heads."""
-    tasks = convert_state_dict(state_dict, config, "ViLBertForMultiTask").config.tasks
+    found = convert_state_dict(state_dict, config, "ViLBertForMultiTask", volta_layers).state_dict
+    tasks = {name.split(".")[1] for name in found if name.startswith("heads.")}
     if len(tasks) == 1:
         return next(name for name, heads in ARCHITECTURE_TASKS.items() if next(iter(tasks)) in heads)
     if tasks:
@@ -386,12 +434,20 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{file} is not a file: expected a PyTorch checkpoint.")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{file} cannot be read as a checkpoint of tensors (is it cut short?): {error}") from error
+    # What a damaged file makes torch raise may be anything.
+    except Exception as error:
+        if foreign := re.search(r"Unsupported (?:global|class|operand)[^\n]*?([\w.]+\.[\w.]+)", str(error)):
+            raise ValueError(
+                f"{file} is not opened, since it holds {foreign[1]}: only tensors and plain containers are read."
+            ) from error
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{file} cannot be read as a checkpoint of tensors (is it cut short?): {reason}") from error
     for wrapper in ("model_state_dict", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
         raise ValueError(f"{file} must hold a dict of tensors, or one under 'model_state_dict'.")
     return content
 

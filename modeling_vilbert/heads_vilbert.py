@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
+from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .configuration_vilbert import ViLBertConfig
 from .modeling_vilbert import ViLBertModel, ViLBertModelOutput, ViLBertPreTrainedModel, ViLBertStreamOutput
@@ -323,7 +324,7 @@ class ViLBertTaskModel(ViLBertPreTrainedModel):
         region_attention_mask: torch.Tensor | None = None,
         co_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ViLBertTaskOutput:
         """Inputs as those of `ViLBertModel.forward`, with the axes and the labels that the class names."""
         inputs = {
@@ -472,7 +473,7 @@ class ViLBertForMultiTask(ViLBertPreTrainedModel):
         co_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         task: str | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ViLBertTaskOutput:
         """Inputs and labels as those of the model of that task; `task` is a name in `config.tasks`.
 
@@ -607,7 +608,7 @@ class ViLBertForPreTraining(ViLBertPreTrainedModel):
         region_targets: torch.FloatTensor | None = None,
         masked_regions: torch.Tensor | None = None,
         alignment_labels: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ViLBertForPreTrainingOutput:
         """
         Inputs as those of `ViLBertModel.forward`, and:

@@ -15,6 +15,9 @@ from transformers.processing_utils import ImagesKwargs
 from .regions_vilbert import BOX_FORMATS, Regions
 
 
+NO_PICTURES = "A picture has to be turned into regions first, by a detector or a grid of patches."
+
+
 class ViLBertImageProcessorKwargs(ImagesKwargs, total=False):
     """Settings of `ViLBertImageProcessor`, to be given when it is made or in a call."""
 
@@ -51,6 +54,8 @@ class ViLBertImageProcessor(BaseImageProcessor):
 
     model_input_names = ["region_features", "region_locations", "region_attention_mask"]
     valid_kwargs = ViLBertImageProcessorKwargs
+    # Transformers saves a None only where the class has another default.
+    max_regions = 100
 
     def __init__(
         self, max_regions: int | None = 100, add_global_region: bool = True, box_format: str = "xyxy", **kwargs
@@ -95,7 +100,9 @@ class ViLBertImageProcessor(BaseImageProcessor):
         if isinstance(images, (Regions, Mapping)):
             images = [images]
         if not isinstance(images, Sequence) or isinstance(images, (str, bytes)) or len(images) == 0:
-            raise ValueError(f"images must be Regions or a list of them, and not empty, got {type(images).__name__}.")
+            raise ValueError(
+                f"images must be Regions or a list of them, and not empty, got {type(images).__name__}. {NO_PICTURES}"
+            )
         nested = [isinstance(image, Sequence) and not isinstance(image, (str, bytes)) for image in images]
         counts = {len(image) for image, is_list in zip(images, nested) if is_list}
         if any(nested) and (not all(nested) or len(counts) != 1 or counts == {0}):
@@ -134,8 +141,7 @@ class ViLBertImageProcessor(BaseImageProcessor):
             return image
         if not isinstance(image, Mapping):
             raise ValueError(
-                f"images[{number}] must be Regions or a dict of their fields, got {type(image).__name__}. A picture "
-                "has to be turned into regions first, by a detector or a grid of patches."
+                f"images[{number}] must be Regions or a dict of their fields, got {type(image).__name__}. {NO_PICTURES}"
             )
         try:
             return Regions(**{"box_format": box_format, **image})

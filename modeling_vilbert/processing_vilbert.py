@@ -60,7 +60,8 @@ class ViLBertProcessor(ProcessorMixin):
 
     def validate_inputs(self, images=None, text=None, **kwargs):
         super().validate_inputs(images=images, text=text, **kwargs)
-        if images is not None and text is not None and len(images) != len(text):
+        # What has no length is no batch of regions: the image processor says so.
+        if text is not None and hasattr(images, "__len__") and len(images) != len(text):
             raise ValueError(
                 f"images and text must be of one length, got {len(images)} images and {len(text)} texts. Repeat an "
                 "image that several texts are about."

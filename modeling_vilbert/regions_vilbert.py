@@ -81,8 +81,13 @@ class Regions:
         if self.labels is not None and len(self.labels) != count:
             raise ValueError(f"labels{self._where()} must be {count}, one for each box, got {len(self.labels)}.")
 
-        size = np.asarray(self.image_size)
-        if size.shape != (2,) or not np.isfinite(size.astype(float)).all() or (size <= 0).any():
+        size = _array(self.image_size)
+        if (
+            size is None
+            or size.shape != (2,)
+            or size.dtype.kind not in "fiu"
+            or not (np.isfinite(size) & (size > 0)).all()
+        ):
             raise ValueError(
                 f"image_size{self._where()} must be a width and a height in pixels, got {self.image_size!r}."
             )
@@ -103,7 +108,9 @@ class Regions:
         return "" if self.image_id is None else f" of image {self.image_id!r}"
 
     def _floats(self, name: str, value: Any, shape: tuple[int | None, ...], dtype: type | None = None) -> np.ndarray:
-        array = np.asarray(value.detach().cpu().float() if hasattr(value, "detach") else value)
+        array = _array(value)
+        if array is None:
+            raise ValueError(f"{name}{self._where()} must be an array, got rows of unequal lengths.")
         if array.ndim != len(shape) or any(want is not None and want != got for want, got in zip(shape, array.shape)):
             wanted = ", ".join("any" if want is None else str(want) for want in shape)
             raise ValueError(f"{name}{self._where()} must have shape [{wanted}], got {list(array.shape)}.")
@@ -133,3 +140,15 @@ class Regions:
                     f"{first}: {self.boxes[first].tolist()} as (x1, y1, x2, y2). Is box_format the right one of "
                     f"{list(BOX_FORMATS)}, and are they pixels?"
                 )
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """A list, array or torch tensor as an array; None for a ragged list."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        # NumPy has no bfloat16.
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return None

@@ -147,7 +147,7 @@ def test_asking_for_more_does_not_change_the_rest():
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradient_checkpointing_changes_no_gradient(reentrant):
     inputs = tiny_inputs()
-    gradients = []
+    gradients, calls = [], []
     for checkpointing in (False, True):
         model = make(text_gated_vision_attention=True).train()
         for module in model.modules():
@@ -157,7 +157,6 @@ def test_gradient_checkpointing_changes_no_gradient(reentrant):
                 module.dropout = 0.0
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-            calls = []
             layers = [*model.encoder.text_layers, *model.encoder.vision_layers]
             layers += [half for layer in model.encoder.coattention_layers for half in (layer.text, layer.vision)]
             for layer in layers:
