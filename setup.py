@@ -16,9 +16,11 @@ EXTRAS = {
         "pillow",
         "tqdm",
     ],
-    "test": ["accelerate>=1.12", MINIMAL_BERT, "parameterized", "pillow", "pytest>=8"],
+    "test": ["parameterized", "pytest>=8"],
     "dev": ["ruff"],
 }
+
+EXTRAS["test"] += EXTRAS["examples"]  # the tests run the examples
 
 setup(
     name="modeling-vilbert",

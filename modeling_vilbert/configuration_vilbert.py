@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import logging
 
 
@@ -43,8 +45,34 @@ TWELVE_IN_ONE_TASKS = {
 }
 
 
+# How tensor parallelism splits a layer: heads and inner widths over the ranks, summed where they come together.
+_LAYERS = ("text_layers.*", "vision_layers.*", "coattention_layers.*.text", "coattention_layers.*.vision")
+_SPLITS = {
+    "attention.query": "colwise",
+    "attention.key": "colwise",
+    "attention.value": "colwise",
+    "attention.output": "rowwise",
+    "intermediate": "colwise",
+    "output": "rowwise",
+}
+_GATE_SPLITS = {f"encoder.vision_layers.*.gates.{name}": "colwise" for name in ("query", "key")}
+
+
+def _check_activation(config: PreTrainedConfig, name: str):
+    if getattr(config, name) not in ACT2FN:
+        raise ValueError(f"{name} must be one of {sorted(ACT2FN)}, got {getattr(config, name)!r}.")
+
+
+def _check_sizes(config: PreTrainedConfig, *names: str):
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} of {type(config).__name__} must be at least 1, got {getattr(config, name)}.")
+
+
 class _StreamConfig(PreTrainedConfig):
     def validate_architecture(self):
+        _check_sizes(self, "hidden_size", "num_attention_heads", "intermediate_size")
+        _check_activation(self, "hidden_act")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) of {type(self).__name__} must be a multiple of "
@@ -198,7 +226,10 @@ class ViLBertConfig(PreTrainedConfig):
     """
 
     model_type = "vilbert"
-    sub_configs_defaults = {"text_config": ViLBertTextConfig, "vision_config": ViLBertVisionConfig}
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(ViLBertTextConfig),
+        "vision_config": SubConfigSpec(ViLBertVisionConfig),
+    }
     keys_to_ignore_at_inference = ["mlm_loss", "region_loss", "alignment_loss"]
     base_model_fsdp_plan = {
         "text_embeddings": "free_full_weight",
@@ -207,6 +238,7 @@ class ViLBertConfig(PreTrainedConfig):
         "encoder.vision_layers.*": "free_full_weight",
         "encoder.coattention_layers.*": "free_full_weight",
     }
+    base_model_tp_plan = {f"encoder.{layer}.{name}": style for layer in _LAYERS for name, style in _SPLITS.items()}
 
     text_config: ViLBertTextConfig | dict | None = None
     vision_config: ViLBertVisionConfig | dict | None = None
@@ -244,6 +276,8 @@ class ViLBertConfig(PreTrainedConfig):
         self.pooler_size = self.pooler_size or self.coattention_hidden_size
         self.classifier_hidden_size = self.classifier_hidden_size or 2 * self.pooler_size
         self.tasks = self._task_table(self.tasks)
+        if self.text_gated_vision_attention:
+            self.base_model_tp_plan = {**self.base_model_tp_plan, **_GATE_SPLITS}
 
     @property
     def schedule(self) -> list[tuple[str, int]]:
@@ -263,7 +297,13 @@ class ViLBertConfig(PreTrainedConfig):
         steps += [("text", i) for i in range(text, self.text_config.num_hidden_layers)]
         return steps
 
+    def validate_heads(self):
+        _check_sizes(self, "pooler_size", "classifier_hidden_size", "num_images")
+        _check_activation(self, "pooler_act")
+        _check_activation(self, "classifier_act")
+
     def validate_coattention(self):
+        _check_sizes(self, "coattention_hidden_size", "coattention_num_attention_heads")
         size, heads = self.coattention_hidden_size, self.coattention_num_attention_heads
         if size % heads:
             raise ValueError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForMaskedLM, PreTrainedConfig
+from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedConfig
 
 from .configuration_vilbert import TWELVE_IN_ONE_TASKS, ViLBertConfig, ViLBertTextConfig
 
@@ -322,8 +322,8 @@ def original_names(
         name = name.removeprefix("module.").removeprefix("model.")
         name = re.sub(r"^bert\.(bert|cls|classifier)\.", r"\1.", name)
         name = re.sub(r"^(embeddings|v_embeddings|encoder|t_pooler|v_pooler)\.", r"bert.\1.", name)
-        name = re.sub(r"(?<=LayerNorm\.)gamma$", "weight", name)
-        name = re.sub(r"(?<=LayerNorm\.)beta$", "bias", name)
+        name = re.sub(r"\.gamma$", ".weight", name)
+        name = re.sub(r"\.beta$", ".bias", name)
         if name.startswith("classifier."):
             dense = next(
                 (value for key, value in state_dict.items() if key.endswith("classifier.0.dense.weight")), None
@@ -434,14 +434,16 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{file} is not a file: expected a PyTorch checkpoint.")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    # What a damaged file makes torch raise may be anything.
+    # A damaged file makes torch raise almost anything; and it advises to switch the protection off.
     except Exception as error:
-        if foreign := re.search(r"Unsupported (?:global|class|operand)[^\n]*?([\w.]+\.[\w.]+)", str(error)):
+        if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ValueError(
                 f"{file} is not opened, since it holds {foreign[1]}: only tensors and plain containers are read."
             ) from error
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{file} cannot be read as a checkpoint of tensors (is it cut short?): {reason}") from error
+        raise ValueError(
+            f"{file} cannot be read as a PyTorch checkpoint: it is cut short, damaged or of another kind "
+            f"({type(error).__name__})."
+        ) from error
     for wrapper in ("model_state_dict", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -587,11 +589,12 @@ def text_state_dict_from(
     Args:
         wanted: names in a head model; of the masked-word head, those that the checkpoint really has are returned.
     """
-    model, loading = AutoModelForMaskedLM.from_pretrained(name_or_path, output_loading_info=True)
+    auto = AutoModelForMaskedLM if any(name.startswith("text_head.") for name in wanted) else AutoModel
+    model, loading = auto.from_pretrained(name_or_path, output_loading_info=True)
     absent = set(loading["missing_keys"])
     result = {}
     for name, tensor in model.state_dict().items():
-        original = re.sub(r"^roberta\.", "bert.", name)
+        original = re.sub(r"^(bert\.|roberta\.)?(?=embeddings\.|encoder\.)", "bert.", name)
         original = re.sub(r"^lm_head\.(dense|layer_norm)\.", r"cls.predictions.transform.\1.", original)
         original = original.replace("transform.layer_norm.", "transform.LayerNorm.")
         original = re.sub(r"^lm_head\.", "cls.predictions.", original)

@@ -488,9 +488,12 @@ class ViLBertPreTrainedModel(PreTrainedModel):
         """
         with torch.device("meta"):
             conversion.check(cls(conversion.config).state_dict())
-        return super().from_pretrained(
+        loaded = super().from_pretrained(
             None, *args, config=conversion.config, state_dict=conversion.state_dict, **kwargs
         )
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.config.name_or_path = ""  # Transformers writes down the None
+        return loaded
 
     @classmethod
     def from_text_pretrained(
@@ -520,9 +523,13 @@ class ViLBertPreTrainedModel(PreTrainedModel):
         """
         source = AutoConfig.from_pretrained(name_or_path)
         text_config = text_config_from(source, kwargs.pop("text_config", None))
-        model = cls(ViLBertConfig(text_config=text_config, vision_config=vision_config, **kwargs))
+        kwargs.setdefault("tie_word_embeddings", source.tie_word_embeddings)
+        model = cls(ViLBertConfig(text_config=text_config, vision_config=vision_config, **kwargs)).eval()
         trunk = "vilbert." if hasattr(model, "vilbert") else ""
         wanted = {name if trunk else f"vilbert.{name}" for name in model.state_dict()}
+        if model.config.tie_word_embeddings:
+            # The decoder is the table of words, and must not be overwritten by one of its own.
+            wanted.discard("text_head.decoder.weight")
         state_dict = text_state_dict_from(name_or_path, text_config.num_hidden_layers, wanted)
         model.load_state_dict(
             {name.replace("vilbert.", trunk, 1): tensor for name, tensor in state_dict.items()}, strict=False

@@ -11,6 +11,7 @@ class ViLBertProcessorKwargs(ProcessingKwargs, total=False):
     """Settings of a call: those of the image processor, and the tokenizer's."""
 
     images_kwargs: ViLBertImageProcessorKwargs
+    _defaults = {"text_kwargs": {"padding": True}}
 
 
 class ViLBertProcessor(ProcessorMixin):
@@ -44,7 +45,6 @@ class ViLBertProcessor(ProcessorMixin):
     """
 
     valid_processor_kwargs = ViLBertProcessorKwargs
-    text_kwargs = {"padding": True}
 
     def __init__(self, image_processor: ViLBertImageProcessor | None = None, tokenizer=None, **kwargs):
         super().__init__(image_processor, tokenizer, **kwargs)
@@ -60,8 +60,8 @@ class ViLBertProcessor(ProcessorMixin):
 
     def validate_inputs(self, images=None, text=None, **kwargs):
         super().validate_inputs(images=images, text=text, **kwargs)
-        # What has no length is no batch of regions: the image processor says so.
-        if text is not None and hasattr(images, "__len__") and len(images) != len(text):
+        # Anything but a list is no batch of regions: the image processor says so.
+        if text is not None and isinstance(images, (list, tuple)) and len(images) != len(text):
             raise ValueError(
                 f"images and text must be of one length, got {len(images)} images and {len(text)} texts. Repeat an "
                 "image that several texts are about."

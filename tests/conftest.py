@@ -17,7 +17,14 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def small_run(tmp_path_factory) -> Path:
     """A folder in which the main example has run for two steps, and left its model under `runs/`."""
     folder = tmp_path_factory.mktemp("small_run")
-    command = [sys.executable, EXAMPLES / "visual_question_answering.py", "--max-steps", "2", "--cache", folder / "cache"]
+    command = [
+        sys.executable,
+        EXAMPLES / "visual_question_answering.py",
+        "--max-steps",
+        "2",
+        "--cache",
+        folder / "cache",
+    ]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     (folder / "output.txt").write_text(result.stdout)

@@ -102,6 +102,10 @@ def test_saved_and_loaded(tmp_path):
         ({"coattention_hidden_size": 1.5}, "coattention_hidden_size"),
         ({"tasks": ["vqa", "captions"]}, "captions"),
         ({"region_objective": "l1"}, "region_objective"),
+        ({"hidden_act": "gelux"}, "hidden_act.*gelux"),
+        ({"pooler_act": "none"}, "pooler_act.*none"),
+        ({"num_attention_heads": 0}, "num_attention_heads.*at least 1"),
+        ({"bi_num_attention_heads": 0}, "coattention_num_attention_heads.*at least 1"),
     ],
 )
 def test_what_is_refused(fields, named):
