@@ -13,8 +13,6 @@ from .heads_vilbert import (
     ViLBertForImagesAndTextClassification,
     ViLBertForMultipleChoice,
     ViLBertForMultiTask,
-    ViLBertForPreTraining,
-    ViLBertForPreTrainingOutput,
     ViLBertForQuestionAnswering,
     ViLBertForSequenceClassification,
     ViLBertForVisualGrounding,
@@ -22,6 +20,7 @@ from .heads_vilbert import (
 )
 from .image_processing_vilbert import ViLBertImageProcessor
 from .modeling_vilbert import ViLBertModel, ViLBertModelOutput, ViLBertPreTrainedModel
+from .pretraining_vilbert import ViLBertForPreTraining, ViLBertForPreTrainingOutput
 from .processing_vilbert import ViLBertProcessor
 from .regions_vilbert import Regions
 

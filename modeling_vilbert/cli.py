@@ -9,13 +9,18 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer
 
-from . import heads_vilbert, modeling_vilbert
-from .conversion_vilbert import ARCHITECTURE_TASKS, load_original
+from .conversion_vilbert import load_original
+from .heads_vilbert import ViLBertForMultiTask, ViLBertTaskModel
 from .image_processing_vilbert import ViLBertImageProcessor
+from .modeling_vilbert import ViLBertModel
+from .pretraining_vilbert import ViLBertForPreTraining
 from .processing_vilbert import ViLBertProcessor
 
 
-ARCHITECTURES = ("ViLBertModel", "ViLBertForPreTraining", "ViLBertForMultiTask", *ARCHITECTURE_TASKS)
+MODELS = {
+    model.__name__: model
+    for model in (ViLBertModel, ViLBertForPreTraining, ViLBertForMultiTask, *ViLBertTaskModel.__subclasses__())
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,9 +52,9 @@ def add_convert(commands: argparse._SubParsersAction):
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--architecture",
-        choices=ARCHITECTURES,
+        choices=MODELS,
         metavar="CLASS",
-        help=f"class to convert for, one of {', '.join(ARCHITECTURES)}; default: the one that takes most of it",
+        help=f"class to convert for, one of {', '.join(MODELS)}; default: the one that takes most of it",
     )
     parser.add_argument("--tokenizer", help="also write a processor, with this tokenizer (a name or a folder)")
     parser.set_defaults(run=convert)
@@ -61,9 +66,7 @@ def convert(options: argparse.Namespace):
     # All that can fail comes before anything is written.
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer) if options.tokenizer else None
     conversion = load_original(options.checkpoint, options.config, options.architecture)
-    module = modeling_vilbert if conversion.architecture == "ViLBertModel" else heads_vilbert
-    model = getattr(module, conversion.architecture).from_conversion(conversion)
-    model.save_pretrained(options.output)
+    MODELS[conversion.architecture].from_conversion(conversion).save_pretrained(options.output)
     (options.output / "conversion_report.txt").write_text(conversion.report() + "\n", encoding="utf-8")
     if tokenizer is not None:
         ViLBertProcessor(ViLBertImageProcessor(), tokenizer).save_pretrained(options.output)

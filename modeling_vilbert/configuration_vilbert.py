@@ -25,7 +25,7 @@ logger = logging.get_logger(__name__)
 AUTO_MAP = {
     "AutoConfig": "configuration_vilbert.ViLBertConfig",
     "AutoModel": "modeling_vilbert.ViLBertModel",
-    "AutoModelForPreTraining": "heads_vilbert.ViLBertForPreTraining",
+    "AutoModelForPreTraining": "pretraining_vilbert.ViLBertForPreTraining",
     "AutoModelForVisualQuestionAnswering": "heads_vilbert.ViLBertForQuestionAnswering",
     "AutoModelForSequenceClassification": "heads_vilbert.ViLBertForSequenceClassification",
     "AutoModelForMultipleChoice": "heads_vilbert.ViLBertForMultipleChoice",
@@ -43,19 +43,6 @@ TWELVE_IN_ONE_TASKS = {
     "image_pair": {"head": "images", "num_labels": 2, "task_token": 12},
     "entailment": {"head": "classification", "num_labels": 3, "task_token": 13},
 }
-
-
-# How tensor parallelism splits a layer: heads and inner widths over the ranks, summed where they come together.
-_LAYERS = ("text_layers.*", "vision_layers.*", "coattention_layers.*.text", "coattention_layers.*.vision")
-_SPLITS = {
-    "attention.query": "colwise",
-    "attention.key": "colwise",
-    "attention.value": "colwise",
-    "attention.output": "rowwise",
-    "intermediate": "colwise",
-    "output": "rowwise",
-}
-_GATE_SPLITS = {f"encoder.vision_layers.*.gates.{name}": "colwise" for name in ("query", "key")}
 
 
 def _check_activation(config: PreTrainedConfig, name: str):
@@ -238,7 +225,6 @@ class ViLBertConfig(PreTrainedConfig):
         "encoder.vision_layers.*": "free_full_weight",
         "encoder.coattention_layers.*": "free_full_weight",
     }
-    base_model_tp_plan = {f"encoder.{layer}.{name}": style for layer in _LAYERS for name, style in _SPLITS.items()}
 
     text_config: ViLBertTextConfig | dict | None = None
     vision_config: ViLBertVisionConfig | dict | None = None
@@ -276,8 +262,6 @@ class ViLBertConfig(PreTrainedConfig):
         self.pooler_size = self.pooler_size or self.coattention_hidden_size
         self.classifier_hidden_size = self.classifier_hidden_size or 2 * self.pooler_size
         self.tasks = self._task_table(self.tasks)
-        if self.text_gated_vision_attention:
-            self.base_model_tp_plan = {**self.base_model_tp_plan, **_GATE_SPLITS}
 
     @property
     def schedule(self) -> list[tuple[str, int]]:

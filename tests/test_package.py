@@ -24,6 +24,7 @@ FLOORS = [
     {"conversion_vilbert"},
     {"modeling_vilbert", "image_processing_vilbert"},
     {"heads_vilbert", "processing_vilbert"},
+    {"pretraining_vilbert"},
     {"cli"},
     {"__init__"},
 ]
