@@ -54,7 +54,9 @@ for _config in (ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig):
 for _auto, _place in AUTO_MAP.items():
     _class = globals()[_place.split(".")[1]]
     if _auto == "AutoImageProcessor":
-        transformers.AutoImageProcessor.register(ViLBertConfig, image_processor_classes={"pil": _class}, exist_ok=True)
+        transformers.AutoImageProcessor.register(
+            ViLBertConfig, image_processor_classes={"pil": _class, "torchvision": _class}, exist_ok=True
+        )
         _class.register_for_auto_class(_auto)
     elif _auto == "AutoProcessor":
         transformers.AutoProcessor.register(ViLBertConfig, _class, exist_ok=True)
