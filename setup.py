@@ -33,8 +33,8 @@ setup(
     python_requires=">=3.11",
     # The ranges whose lowest and newest versions CI tests.
     install_requires=[
+        "huggingface_hub",
         "numpy",
-        "safetensors",
         "torch>=2.13,<2.15",
         "transformers>=5.20,<5.24",
     ],

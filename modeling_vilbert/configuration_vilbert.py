@@ -33,6 +33,8 @@ AUTO_MAP = {
     "AutoProcessor": "processing_vilbert.ViLBertProcessor",
 }
 
+HEAD_TYPES = ("question_answering", "classification", "images", "choice", "matching", "grounding")
+
 # The heads of the released 12-in-1 checkpoint: the default of `ViLBertForMultiTask`. `task_token` is the index of the
 # task whose token a batch gets when the caller passes no `task_ids`.
 TWELVE_IN_ONE_TASKS = {
@@ -50,15 +52,25 @@ def _check_activation(config: PreTrainedConfig, name: str):
         raise ValueError(f"{name} must be one of {sorted(ACT2FN)}, got {getattr(config, name)!r}.")
 
 
-def _check_sizes(config: PreTrainedConfig, *names: str):
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} of {type(config).__name__} must be at least 1, got {getattr(config, name)}.")
+RATE = (0, 1)
+SIZE = (1, float("inf"))
+COUNT = (0, float("inf"))
+
+
+def _check_ranges(config: PreTrainedConfig, **ranges: tuple[float, float]):
+    for name, (lowest, highest) in ranges.items():
+        value = getattr(config, name)
+        if not lowest <= value <= highest:
+            allowed = f"at least {lowest}" if highest == float("inf") else f"within {lowest} to {highest}"
+            raise ValueError(f"{name} of {type(config).__name__} must be {allowed}, got {value}.")
 
 
 class _StreamConfig(PreTrainedConfig):
     def validate_architecture(self):
-        _check_sizes(self, "hidden_size", "num_attention_heads", "intermediate_size")
+        _check_ranges(
+            self, hidden_size=SIZE, num_attention_heads=SIZE, intermediate_size=SIZE, num_hidden_layers=COUNT,
+            hidden_dropout_prob=RATE, attention_probs_dropout_prob=RATE, layer_norm_eps=COUNT,
+        )  # fmt: skip
         _check_activation(self, "hidden_act")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -80,7 +92,8 @@ class ViLBertTextConfig(_StreamConfig):
         hidden_act: activation of the feed-forward blocks ("gelu" is the exact, erf GELU).
         hidden_dropout_prob: dropout after embeddings, attention and feed-forward blocks, in [0, 1].
         attention_probs_dropout_prob: dropout of attention over words, whoever attends, in [0, 1].
-        max_position_embeddings: longest text, in tokens (RoBERTa's table holds `pad_token_id + 1` more rows than that).
+        max_position_embeddings: rows of the table of positions: the longest text in tokens, or for RoBERTa's positions
+            `pad_token_id + 1` more than that.
         type_vocab_size: number of segment ids.
         layer_norm_eps: epsilon of every LayerNorm in the stream.
         pad_token_id: id of the padding token.
@@ -112,6 +125,14 @@ class ViLBertTextConfig(_StreamConfig):
     layer_norm_eps: float | int = 1e-12
     pad_token_id: int | None = 0
     position_scheme: Literal["bert", "roberta"] = "bert"
+
+    def validate_tokens(self):
+        _check_ranges(self, vocab_size=SIZE, max_position_embeddings=SIZE, type_vocab_size=SIZE)
+        if self.pad_token_id is None:
+            if self.position_scheme == "roberta":
+                raise ValueError("pad_token_id must be given for position_scheme 'roberta', got None.")
+        else:
+            _check_ranges(self, pad_token_id=(0, self.vocab_size - 1))
 
 
 @strict
@@ -158,6 +179,9 @@ class ViLBertVisionConfig(_StreamConfig):
     num_region_classes: int = 1601
     feature_source: str | None = None
 
+    def validate_regions(self):
+        _check_ranges(self, feature_size=SIZE, location_size=SIZE, num_region_classes=SIZE)
+
 
 @strict
 class ViLBertConfig(PreTrainedConfig):
@@ -173,8 +197,9 @@ class ViLBertConfig(PreTrainedConfig):
         coattention_num_attention_heads: heads of co-attention.
         pooler_size: width of the pooled vectors and of their fusion. Default: `coattention_hidden_size`.
         text_coattention_layers: co-attention k runs just before this text layer. Default: the last text layers, as
-            many as there are vision layers. An empty list in both makes a model without co-attention.
+            many as there are vision layers.
         vision_coattention_layers: co-attention k runs just before this vision layer. Default: from 0 on.
+        use_coattention: false leaves the co-attention layers out; the other layers keep their order.
         fusion: how the pooled vectors of both streams become one: their "mul" (product) or "sum".
         pooler_act: activation of both poolers; the papers' is "relu".
         fusion_dropout: dropout of the fused vector, and of the states that the region scores read, in [0, 1].
@@ -186,7 +211,8 @@ class ViLBertConfig(PreTrainedConfig):
         num_frozen_vision_layers: the same for regions.
         region_objective: what a masked region is trained to give back: its class distribution ("kl"), its feature
             ("regression"), or its feature among others ("nce", noise-contrastive estimation).
-        num_region_negatives: about how many other regions "nce" tells a masked one from; 70 % come from other images.
+        num_region_negatives: about how many other regions "nce" tells a masked one from: 70 % from other images and
+            30 % from its own, each rounded down.
         classifier_hidden_size: width inside the answer classifier. Default: twice `pooler_size`.
         classifier_act: its activation; "gelu" in 12-in-1, "relu" in ViLBERT.
         classifier_layer_norm: whether it has a LayerNorm; true in 12-in-1, false in ViLBERT.
@@ -233,6 +259,7 @@ class ViLBertConfig(PreTrainedConfig):
     pooler_size: int | None = None
     text_coattention_layers: list[int] | tuple[int, ...] | None = None
     vision_coattention_layers: list[int] | tuple[int, ...] | None = None
+    use_coattention: bool = True
     fusion: Literal["mul", "sum"] = "mul"
     pooler_act: str = "relu"
     fusion_dropout: float | int = 0.1
@@ -259,8 +286,10 @@ class ViLBertConfig(PreTrainedConfig):
         text, vision = self.text_coattention_layers, self.vision_coattention_layers
         self.text_coattention_layers = list(range(last - count, last) if text is None else text)
         self.vision_coattention_layers = list(range(count) if vision is None else vision)
-        self.pooler_size = self.pooler_size or self.coattention_hidden_size
-        self.classifier_hidden_size = self.classifier_hidden_size or 2 * self.pooler_size
+        if self.pooler_size is None:
+            self.pooler_size = self.coattention_hidden_size
+        if self.classifier_hidden_size is None:
+            self.classifier_hidden_size = 2 * self.pooler_size
         self.tasks = self._task_table(self.tasks)
 
     @property
@@ -275,19 +304,22 @@ class ViLBertConfig(PreTrainedConfig):
         for k, (text_end, vision_end) in enumerate(zip(self.text_coattention_layers, self.vision_coattention_layers)):
             steps += [("text", i) for i in range(text, text_end)]
             steps += [("vision", j) for j in range(vision, vision_end)]
-            steps += [("coattention", k)]
+            steps += [("coattention", k)] if self.use_coattention else []
             text, vision = text_end, vision_end
         steps += [("vision", j) for j in range(vision, self.vision_config.num_hidden_layers)]
         steps += [("text", i) for i in range(text, self.text_config.num_hidden_layers)]
         return steps
 
     def validate_heads(self):
-        _check_sizes(self, "pooler_size", "classifier_hidden_size", "num_images")
+        _check_ranges(
+            self, pooler_size=SIZE, classifier_hidden_size=SIZE, num_images=SIZE, num_task_tokens=COUNT,
+            num_region_negatives=COUNT, fusion_dropout=RATE, classifier_dropout=RATE, initializer_range=COUNT,
+        )  # fmt: skip
         _check_activation(self, "pooler_act")
         _check_activation(self, "classifier_act")
 
     def validate_coattention(self):
-        _check_sizes(self, "coattention_hidden_size", "coattention_num_attention_heads")
+        _check_ranges(self, coattention_hidden_size=SIZE, coattention_num_attention_heads=SIZE)
         size, heads = self.coattention_hidden_size, self.coattention_num_attention_heads
         if size % heads:
             raise ValueError(
@@ -338,6 +370,13 @@ class ViLBertConfig(PreTrainedConfig):
                     '{name: {"head": ..., "num_labels": ...}}.'
                 )
             tasks = {name: TWELVE_IN_ONE_TASKS[name] for name in tasks}
+        for name, task in tasks.items():
+            if not name.isidentifier() or hasattr(dict, name):
+                raise ValueError(f"tasks: a name must be a plain word, got {name!r}.")
+            if not isinstance(task, dict) or task.get("head") not in HEAD_TYPES:
+                raise ValueError(f"tasks: {name!r} must be a dict with a 'head' out of {HEAD_TYPES}, got {task!r}.")
+            if not isinstance(task.get("num_labels", 1), int) or task.get("num_labels", 1) < 1:
+                raise ValueError(f"tasks: num_labels of {name!r} must be at least 1, got {task['num_labels']!r}.")
         return {name: dict(task) for name, task in tasks.items()}
 
     def _translate_flat_fields(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -364,7 +403,9 @@ class ViLBertConfig(PreTrainedConfig):
                 setattr(self, name, value)
                 continue
             stream = getattr(self, section)
-            stream = dict(stream or {}) if not isinstance(stream, PreTrainedConfig) else stream.to_dict()
+            stream = stream.to_dict() if isinstance(stream, PreTrainedConfig) else dict(stream or {})
+            if stream.get(name, value) != value:
+                raise ValueError(f"{section} says {name}={stream[name]!r}, and a flat field of the original {value!r}.")
             setattr(self, section, {**stream, name: value})
         return left
 
@@ -394,16 +435,13 @@ FLAT_FIELDS = {
     "fixed_t_layer": (None, "num_frozen_text_layers"),
     "fixed_v_layer": (None, "num_frozen_vision_layers"),
     "dynamic_attention": (None, "text_gated_vision_attention"),
+    "with_coattention": (None, "use_coattention"),
     "num_negative": (None, "num_region_negatives"),
 }  # fmt: skip
 
 # A flat switch -> its value -> what that sets.
 FLAT_SWITCHES = {
     "task_specific_tokens": {False: {}, True: {(None, "num_task_tokens"): 20}},
-    "with_coattention": {
-        True: {},
-        False: {(None, "text_coattention_layers"): [], (None, "vision_coattention_layers"): []},
-    },
     "predict_feature": {False: {}, True: {(None, "region_objective"): "regression"}},
     "visual_target": {
         0: {(None, "region_objective"): "kl"},

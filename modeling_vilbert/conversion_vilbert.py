@@ -162,11 +162,16 @@ class Conversion:
         lines += [f"{name} is new, and has to be trained" for name in self.new]
         return "\n".join(lines)
 
-    def check(self, expected: dict[str, torch.Tensor]):
+    def check(self, expected: dict[str, torch.Tensor], ignore_mismatched_sizes: bool = False):
         """Raise a ValueError unless all of the trunk is here, and all that is here fits into the expected tensors.
 
-        What a head lacks is listed in `new`: it has to be trained.
+        What a head lacks is listed in `new`: it has to be trained. With `ignore_mismatched_sizes`, so are the tensors
+        of a head that have other shapes, such as those of other labels.
         """
+        if ignore_mismatched_sizes:
+            for name in [name for name in self.state_dict if name.startswith(HEADS) and name in expected]:
+                if self.state_dict[name].shape != expected[name].shape:
+                    del self.state_dict[name]
         found = self.state_dict
         tied = ["text_head.decoder.weight"] if self.config.tie_word_embeddings else []
         missing = [name for name in expected if name not in found and name not in tied]
@@ -193,6 +198,7 @@ def convert_state_dict(
     config: ViLBertConfig,
     architecture: str,
     volta_layers: dict[str, str] | None = None,
+    asked: set[str] | None = None,
 ) -> Conversion:
     """Rename the tensors of an original, 12-in-1, VOLTA or MMF checkpoint for one of our classes.
 
@@ -201,6 +207,7 @@ def convert_state_dict(
         config: of the checkpoint; not changed.
         architecture: name of the class, such as "ViLBertForQuestionAnswering".
         volta_layers: of a VOLTA checkpoint, what `from_volta_config` says its sub-layers are called in the original.
+        asked: fields of the config that the caller has set; others follow the checkpoint's heads.
 
     Raises:
         ValueError: if a tensor's name is in no table, or of a weight-normed layer or a head only a part is there.
@@ -221,7 +228,7 @@ def convert_state_dict(
             continue
         if new is None:
             result.dropped[old] = "nothing reads it"
-        elif "coattention_layers" in new and not config.text_coattention_layers:
+        elif "coattention_layers" in new and not config.use_coattention:
             result.dropped[old] = "the config has no co-attention"
         else:
             tensors.setdefault(new, (old, tensor))
@@ -235,7 +242,7 @@ def convert_state_dict(
             "Is it a checkpoint of another architecture?"
         )
 
-    task = select_heads(tensors, config, architecture)
+    task = select_heads(tensors, config, architecture, asked or set())
     for new, (old, tensor) in tensors.items():
         if task is not None and new.startswith(f"heads.{task}."):
             new = new.replace(f"heads.{task}.", "head.")
@@ -267,8 +274,13 @@ def belongs(name: str, config: ViLBertConfig, architecture: str) -> bool:
     return section == "head"
 
 
-def select_heads(tensors: dict[str, tuple[str, torch.Tensor]], config: ViLBertConfig, architecture: str) -> str | None:
-    """Write into the config what the heads of the checkpoint are like; return the task whose head the class takes."""
+def select_heads(
+    tensors: dict[str, tuple[str, torch.Tensor]], config: ViLBertConfig, architecture: str, asked: set[str]
+) -> str | None:
+    """Write into the config what the heads of the checkpoint are like; return the task whose head the class takes.
+
+    Fields in `asked` were set by the caller, and stay as they are.
+    """
     shapes = {name: tuple(tensor.shape) for name, (_, tensor) in tensors.items()}
     tasks = [task for task in HEAD_TASKS.values() if any(name.startswith(f"heads.{task}.") for name in shapes)]
 
@@ -284,29 +296,34 @@ def select_heads(tensors: dict[str, tuple[str, torch.Tensor]], config: ViLBertCo
     for task in tasks:
         if f"heads.{task}.classifier.dense.weight" not in shapes:
             continue
-        config.classifier_hidden_size = rows(f"heads.{task}.classifier.dense.weight")
-        config.classifier_layer_norm = f"heads.{task}.classifier.norm.weight" in shapes
-        if not config.classifier_layer_norm:
-            config.classifier_act, config.classifier_dropout = "relu", 0.5
+        with_norm = f"heads.{task}.classifier.norm.weight" in shapes
+        found = {
+            "classifier_hidden_size": rows(f"heads.{task}.classifier.dense.weight"),
+            "classifier_layer_norm": with_norm,
+            "classifier_act": "gelu" if with_norm else "relu",
+            "classifier_dropout": 0.0 if with_norm else 0.5,
+        }
+        for name in found.keys() - asked:
+            setattr(config, name, found[name])
         break
     if architecture == "ViLBertForMultiTask":
         # Who names no tasks gets those that the checkpoint has, or all of 12-in-1's, new, if it has none.
-        asked = config.tasks
-        if tasks and asked == TWELVE_IN_ONE_TASKS:
-            asked = {task: asked[task] for task in tasks}
+        wanted = config.tasks
+        if tasks and wanted == TWELVE_IN_ONE_TASKS:
+            wanted = {task: wanted[task] for task in tasks}
         config.tasks = {
-            name: {**task, "num_labels": labels[name]} if name in labels else task for name, task in asked.items()
+            name: {**task, "num_labels": labels[name]} if name in labels else task for name, task in wanted.items()
         }
     if architecture == "ViLBertForPreTraining":
         if config.region_objective == "kl" and "region_head.decoder.weight" in shapes:
             config.vision_config.num_region_classes = rows("region_head.decoder.weight")
         decoder = tensors.get("text_head.decoder.weight")
         words = tensors.get("vilbert.text_embeddings.word_embeddings.weight")
-        if decoder is not None and words is not None:
+        if decoder is not None and words is not None and "tie_word_embeddings" not in asked:
             config.tie_word_embeddings = torch.equal(decoder[1], words[1])
     for task in ARCHITECTURE_TASKS.get(architecture, []):
         if task in labels:
-            if labels[task] != config.num_labels:
+            if labels[task] != config.num_labels and not asked & {"num_labels", "id2label"}:
                 config.num_labels = labels[task]
             return task
     return None
@@ -386,7 +403,7 @@ def load_original(
             overrides[stream] = {**fields[stream], **overrides.get(stream, {})}
         config = ViLBertConfig.from_dict({**fields, **overrides})
     architecture = architecture or natural_architecture(state_dict, config, layers)
-    return convert_state_dict(state_dict, config, architecture, layers)
+    return convert_state_dict(state_dict, config, architecture, layers, set(overrides))
 
 
 def changed_fields(overrides: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:

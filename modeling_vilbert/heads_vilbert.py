@@ -29,7 +29,7 @@ IGNORE = -100
 
 def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of logits [N, L] and classes [N], a mean over labels that are not -100; 0 where there are none."""
-    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+    total = F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE, reduction="sum")
     return total / (labels != IGNORE).sum().clamp(min=1)
 
 
@@ -39,15 +39,29 @@ def score_loss(logits: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     return total / max(logits.shape[0], 1)
 
 
-def label_kind(labels: torch.Tensor, classes: tuple[int, ...], scores: tuple[int, ...]) -> str:
-    """ "classes" for int labels of the first shape, "scores" for float ones of the second; anything else raises."""
-    kind, shape = ("scores", scores) if labels.is_floating_point() else ("classes", classes)
-    if labels.dtype == torch.bool or tuple(labels.shape) != tuple(shape):
+def label_kind(labels: torch.Tensor, shape: tuple[int, ...]) -> str:
+    """What labels for logits [N, L] are: "classes", int [N], or "scores", float [N, L]; a ValueError otherwise."""
+    kind, expected = ("scores", tuple(shape)) if labels.is_floating_point() else ("classes", tuple(shape[:1]))
+    if labels.dtype == torch.bool or tuple(labels.shape) != expected:
         raise ValueError(
-            f"labels must be int of shape {list(classes)} (classes) or float of shape {list(scores)} (scores), got "
+            f"labels must be int of shape {list(shape[:1])} (classes) or float of shape {list(shape)} (scores), got "
             f"{labels.dtype} of shape {list(labels.shape)}."
         )
+    if kind == "classes":
+        check_classes("labels", labels, shape[1])
     return kind
+
+
+def check_classes(name: str, labels: torch.Tensor, count: int):
+    """Raise a ValueError for classes outside 0 to count - 1; -100 is left out of a loss.
+
+    Only on a CPU: elsewhere the look at the values would make the device wait.
+    """
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = labels[((labels < 0) & (labels != IGNORE)) | (labels >= count)]
+    if wrong.numel():
+        raise ValueError(f"{name} must be within 0 to {count - 1}, or {IGNORE} to be left out, got {wrong[0].item()}.")
 
 
 # Heads
@@ -99,6 +113,14 @@ class ViLBertHead(nn.Module):
         """`group`: images or choices of an example, which lie one after another in the batch; None if not grouped."""
         raise NotImplementedError
 
+    def logits_shape(self, batch: int, regions: int, group: int | None) -> tuple[int, int]:
+        """Of an input of so many examples, regions of an image, and images or choices of an example."""
+        raise NotImplementedError
+
+    def check(self, labels: torch.Tensor, shape: tuple[int, int]):
+        """Raise a ValueError for labels that are not for logits of that shape."""
+        label_kind(labels, shape)
+
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
@@ -114,9 +136,11 @@ class ViLBertAnswerHead(ViLBertHead):
     def forward(self, outputs, region_attention_mask=None, group=None):
         return self.classifier(self.fusion(outputs))
 
+    def logits_shape(self, batch, regions, group):
+        return batch, self.classifier.decoder.out_features
+
     def loss(self, logits, labels):
-        kind = label_kind(labels, classes=logits.shape[:1], scores=logits.shape)
-        return class_loss(logits, labels) if kind == "classes" else score_loss(logits, labels)
+        return score_loss(logits, labels) if labels.is_floating_point() else class_loss(logits, labels)
 
 
 class ViLBertClassificationHead(ViLBertHead):
@@ -131,17 +155,31 @@ class ViLBertClassificationHead(ViLBertHead):
     def forward(self, outputs, region_attention_mask=None, group=None):
         return self.classifier(self.fusion(outputs))
 
-    def loss(self, logits, labels):
+    def logits_shape(self, batch, regions, group):
+        return batch, self.classifier.out_features
+
+    def is_regression(self, num_labels: int) -> bool:
         problem_type = self.config.problem_type
-        if problem_type == "regression" or (problem_type is None and logits.shape[1] == 1):
-            if labels.numel() != logits.numel():
-                raise ValueError(f"labels must hold {list(logits.shape)} numbers, got shape {list(labels.shape)}.")
+        return problem_type == "regression" or (problem_type is None and num_labels == 1)
+
+    def check(self, labels, shape):
+        if self.is_regression(shape[1]):
+            if labels.numel() != shape[0] * shape[1]:
+                raise ValueError(f"labels must hold {list(shape)} numbers, got shape {list(labels.shape)}.")
+            return
+        kind = label_kind(labels, shape)
+        expected = {"single_label_classification": "classes", "multi_label_classification": "scores", None: kind}
+        if expected[self.config.problem_type] != kind:
+            raise ValueError(
+                f"labels are {labels.dtype}, which does not fit config.problem_type {self.config.problem_type!r}."
+            )
+
+    def loss(self, logits, labels):
+        if self.is_regression(logits.shape[1]):
             return F.mse_loss(logits.float(), labels.float().view_as(logits))
-        kind = label_kind(labels, classes=logits.shape[:1], scores=logits.shape)
-        expected = {"single_label_classification": "classes", "multi_label_classification": "scores"}
-        if problem_type is not None and expected[problem_type] != kind:
-            raise ValueError(f"labels are {labels.dtype}, which does not fit problem_type {problem_type!r}.")
-        return class_loss(logits, labels) if kind == "classes" else score_loss(logits, labels) / logits.shape[1]
+        if labels.is_floating_point():
+            return score_loss(logits, labels) / logits.shape[1]
+        return class_loss(logits, labels)
 
 
 class ViLBertImagesHead(ViLBertHead):
@@ -156,13 +194,17 @@ class ViLBertImagesHead(ViLBertHead):
         self.classifier = ViLBertClassifier(config, config.num_images * config.pooler_size, num_labels)
 
     def forward(self, outputs, region_attention_mask=None, group=None):
-        if group != self.num_images:
-            raise ValueError(f"region_features must hold {self.num_images} images for each text, got {group}.")
         return self.classifier(self.fusion(outputs).unflatten(0, (-1, group)).flatten(1))
 
+    def logits_shape(self, batch, regions, group):
+        if group != self.num_images:
+            raise ValueError(f"region_features must hold {self.num_images} images for each text, got {group}.")
+        return batch, self.classifier.decoder.out_features
+
     def loss(self, logits, labels):
-        kind = label_kind(labels, classes=logits.shape[:1], scores=logits.shape)
-        return class_loss(logits, labels) if kind == "classes" else score_loss(logits, labels) / logits.shape[1]
+        if labels.is_floating_point():
+            return score_loss(logits, labels) / logits.shape[1]
+        return class_loss(logits, labels)
 
 
 class ViLBertScoreHead(ViLBertHead):
@@ -178,16 +220,20 @@ class ViLBertScoreHead(ViLBertHead):
         scores = self.classifier(self.fusion(outputs))
         return scores if group is None else scores.view(-1, group)
 
+    def logits_shape(self, batch, regions, group):
+        return batch, group or 1
+
+    def check(self, labels, shape):
+        if shape[1] > 1:
+            label_kind(labels, shape)
+        elif not labels.is_floating_point() or labels.numel() != shape[0]:
+            raise ValueError(
+                f"labels of single pairs must be {shape[0]} floats, 1 for a match and 0 for none, got {labels.dtype} "
+                f"of shape {list(labels.shape)}. A class is for inputs with several choices."
+            )
+
     def loss(self, logits, labels):
-        if logits.shape[1] == 1:
-            if not labels.is_floating_point() or labels.numel() != logits.numel():
-                raise ValueError(
-                    f"labels of single pairs must be {logits.shape[0]} floats, 1 for a match and 0 for none, got "
-                    f"{labels.dtype} of shape {list(labels.shape)}. A class is for inputs with a choice axis."
-                )
-            return score_loss(logits, labels.view_as(logits))
-        kind = label_kind(labels, classes=logits.shape[:1], scores=logits.shape)
-        return class_loss(logits, labels) if kind == "classes" else score_loss(logits, labels)
+        return score_loss(logits, labels.view_as(logits)) if labels.is_floating_point() else class_loss(logits, labels)
 
 
 class ViLBertChoiceHead(ViLBertScoreHead):
@@ -212,8 +258,11 @@ class ViLBertGroundingHead(ViLBertHead):
             return scores
         return scores.masked_fill(~region_attention_mask.bool(), torch.finfo(scores.dtype).min)
 
+    def logits_shape(self, batch, regions, group):
+        return batch, regions
+
     def loss(self, logits, labels):
-        if label_kind(labels, classes=logits.shape[:1], scores=logits.shape) == "classes":
+        if not labels.is_floating_point():
             return class_loss(logits, labels)
         return score_loss(logits, labels.masked_fill(logits == torch.finfo(logits.dtype).min, 0.0))
 
@@ -285,8 +334,9 @@ def flatten_groups(inputs: dict[str, torch.Tensor | None], axes: set[tuple[int, 
     group = max(leading, key=len)[1]
 
     def lay(value: torch.Tensor | None, has_axis: bool) -> torch.Tensor | None:
-        if value is None:
-            return None
+        # Positions for all texts alike have a first axis of 1.
+        if value is None or (value.dim() == 2 and value.shape[0] == 1 < words.shape[0]):
+            return value
         return value.flatten(0, 1) if has_axis else value.repeat_interleave(group, 0)
 
     inputs.update({name: lay(inputs[name], bool(in_text)) for name in TEXT_INPUTS})
@@ -349,6 +399,10 @@ def run_head(
     **kwargs,
 ) -> ViLBertTaskOutput:
     group = flatten_groups(inputs, head.axes)
+    if (features := inputs["region_features"]) is not None:
+        shape = head.logits_shape(features.shape[0] // (group or 1), features.shape[1], group)
+        if labels is not None:
+            head.check(labels, shape)
     outputs = trunk(**inputs, **kwargs, return_dict=True)
     logits = head(outputs, inputs["region_attention_mask"], group)
     loss = None if labels is None else head.loss(logits, labels.to(logits.device))
@@ -450,8 +504,11 @@ class ViLBertForMultiTask(ViLBertPreTrainedModel):
         super().__init__(config)
         self.vilbert = ViLBertModel(config)
         for name, task in config.tasks.items():
-            if task.get("head") not in HEADS:
-                raise ValueError(f"tasks: the head of {name!r} must be one of {list(HEADS)}, got {task.get('head')!r}.")
+            if config.num_task_tokens and not 0 <= task.get("task_token", 0) < config.num_task_tokens:
+                raise ValueError(
+                    f"tasks: task_token of {name!r} must be within 0 to {config.num_task_tokens - 1}, got "
+                    f"{task['task_token']}."
+                )
         self.heads = nn.ModuleDict(
             {name: HEADS[task["head"]](config, task.get("num_labels", 1)) for name, task in config.tasks.items()}
         )

@@ -377,44 +377,47 @@ class ViLBertEncoder(nn.Module):
         super().__init__()
         text, vision = config.text_config, config.vision_config
         self.schedule = config.schedule
-        self.last_frozen = {
-            ("text", config.num_frozen_text_layers - 1),
-            ("vision", config.num_frozen_vision_layers - 1),
-        }
+        self.frozen = {("text", i) for i in range(config.num_frozen_text_layers)}
+        self.frozen |= {("vision", j) for j in range(config.num_frozen_vision_layers)}
         self.text_layers = nn.ModuleList(ViLBertLayer(config, text) for _ in range(text.num_hidden_layers))
         self.vision_layers = nn.ModuleList(
             ViLBertLayer(config, vision, gated=config.text_gated_vision_attention)
             for _ in range(vision.num_hidden_layers)
         )
-        self.coattention_layers = nn.ModuleList(ViLBertCoAttentionLayer(config) for _ in config.text_coattention_layers)
+        coattentions = sum(kind == "coattention" for kind, _ in self.schedule)
+        self.coattention_layers = nn.ModuleList(ViLBertCoAttentionLayer(config) for _ in range(coattentions))
 
     def forward(
         self, text: torch.Tensor, vision: torch.Tensor, masks: AttentionMasks, output_attentions: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, ViLBertStreamOutput]:
         """text [B, T, D], vision [B, R, D'] -> both after the last layer, and what every layer gave."""
+        # A frozen stream begins without a gradient, so that its embeddings get none either.
+        text = text.detach() if ("text", 0) in self.frozen else text
+        vision = vision.detach() if ("vision", 0) in self.frozen else vision
         text_states, vision_states = [text], [vision]
         text_attentions, vision_attentions, text_to_vision, vision_to_text = [], [], [], []
         for step in self.schedule:
             kind, index = step
-            if kind == "text":
-                text, probabilities = self.text_layers[index](
-                    text, text, masks.text, output_attentions=output_attentions
-                )
-                text_attentions.append(probabilities)
-            elif kind == "vision":
-                vision, probabilities = self.vision_layers[index](
-                    vision, vision, masks.vision, text, masks.words, output_attentions=output_attentions
-                )
-                vision_attentions.append(probabilities)
-            else:
-                text, vision, to_vision, to_text = self.coattention_layers[index](
-                    text, vision, masks, output_attentions
-                )
-                text_to_vision.append(to_vision)
-                vision_to_text.append(to_text)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and step not in self.frozen):
+                if kind == "text":
+                    layer = self.text_layers[index]
+                    text, probabilities = layer(text, text, masks.text, output_attentions=output_attentions)
+                    text_attentions.append(probabilities)
+                elif kind == "vision":
+                    layer = self.vision_layers[index]
+                    vision, probabilities = layer(
+                        vision, vision, masks.vision, text, masks.words, output_attentions=output_attentions
+                    )
+                    vision_attentions.append(probabilities)
+                else:
+                    layer = self.coattention_layers[index]
+                    text, vision, to_vision, to_text = layer(text, vision, masks, output_attentions)
+                    text_to_vision.append(to_vision)
+                    vision_to_text.append(to_text)
 
-            if step in self.last_frozen:
-                text, vision = (text.detach(), vision) if kind == "text" else (text, vision.detach())
+            if step in self.frozen and self.training and layer.gradient_checkpointing and torch.is_grad_enabled():
+                # Reentrant checkpointing gives the next layer no gradient unless its input wants one.
+                (text if kind == "text" else vision).requires_grad_()
             if kind != "vision":
                 text_states.append(text)
             if kind != "text":
@@ -465,17 +468,22 @@ class ViLBertPreTrainedModel(PreTrainedModel):
 
         Such a folder holds `pytorch_model.bin` under the original names (of vilbert_beta, 12-in-1, VOLTA or MMF, also
         behind `module.` or `model.`) and `config.json` with the original's fields. Its head sets the number of labels
-        and the kind of classifier; what `save_pretrained` then writes has today's names.
+        and the kind of classifier; for labels of your own give `num_labels` (or `id2label`) and
+        `ignore_mismatched_sizes=True`. What `save_pretrained` then writes has today's names.
         """
-        folder = pretrained_model_name_or_path
-        if kwargs.get("state_dict") is not None or not is_original(folder):
-            return super().from_pretrained(folder, *args, **kwargs)
+        folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
+        if kwargs.get("state_dict") is not None or pretrained_model_name_or_path is None or not is_original(folder):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
+        kwargs.pop("subfolder", None)
         given = kwargs.pop("config", None)
-        overrides = given.to_diff_dict() if isinstance(given, ViLBertConfig) else {}
+        if isinstance(given, (str, os.PathLike)):
+            given = ViLBertConfig.from_pretrained(given)
+        if given is not None and not isinstance(given, ViLBertConfig):
+            raise ValueError(f"config must be a ViLBertConfig, or a path of one, got {type(given).__name__}.")
+        overrides = given.to_diff_dict() if given is not None else {}
         names = [name for name in kwargs if hasattr(ViLBertConfig, name) and name != "dtype"]
         overrides.update((name, kwargs.pop(name)) for name in names)
-        folder = Path(folder)
         conversion = load_original(folder / "pytorch_model.bin", folder / "config.json", cls.__name__, **overrides)
         return cls.from_conversion(conversion, *args, **kwargs)
 
@@ -487,7 +495,8 @@ class ViLBertPreTrainedModel(PreTrainedModel):
             ValueError: if the trunk that the config describes is not in the checkpoint, whole and with these shapes.
         """
         with torch.device("meta"):
-            conversion.check(cls(conversion.config).state_dict())
+            expected = cls(conversion.config).state_dict()
+        conversion.check(expected, ignore_mismatched_sizes=kwargs.get("ignore_mismatched_sizes", False))
         loaded = super().from_pretrained(
             None, *args, config=conversion.config, state_dict=conversion.state_dict, **kwargs
         )
@@ -524,6 +533,7 @@ class ViLBertPreTrainedModel(PreTrainedModel):
         source = AutoConfig.from_pretrained(name_or_path)
         text_config = text_config_from(source, kwargs.pop("text_config", None))
         kwargs.setdefault("tie_word_embeddings", source.tie_word_embeddings)
+        dtype = kwargs.pop("dtype", None)
         model = cls(ViLBertConfig(text_config=text_config, vision_config=vision_config, **kwargs)).eval()
         trunk = "vilbert." if hasattr(model, "vilbert") else ""
         wanted = {name if trunk else f"vilbert.{name}" for name in model.state_dict()}
@@ -534,7 +544,7 @@ class ViLBertPreTrainedModel(PreTrainedModel):
         model.load_state_dict(
             {name.replace("vilbert.", trunk, 1): tensor for name, tensor in state_dict.items()}, strict=False
         )
-        return model
+        return model if dtype is None else model.to(dtype)
 
 
 class ViLBertModel(ViLBertPreTrainedModel):
@@ -627,6 +637,11 @@ class ViLBertModel(ViLBertPreTrainedModel):
                 None if mask is None else torch.cat([mask[:, :1], torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)
                 for mask in (attention_mask, co_attention_mask)
             )
+        if region_attention_mask is not None:
+            # What stands at padding must not matter, not even NaN, which no attention weight of 0 would stop.
+            padding = ~region_attention_mask.bool()[..., None]
+            region_features = region_features.masked_fill(padding, 0)
+            region_locations = region_locations.masked_fill(padding, 0)
         text = self.text_embeddings(input_ids, inputs_embeds, token_type_ids, position_ids, task_ids)
         vision = self.vision_embeddings(region_features, region_locations)
         implementation = "eager" if output_attentions else self.config._attn_implementation
@@ -662,8 +677,12 @@ class ViLBertModel(ViLBertPreTrainedModel):
                 f"{self.config.num_task_tokens}, and task_ids are {'missing' if task_ids is None else 'given'}."
             )
         words = input_ids if input_ids is not None else inputs_embeds[..., 0]
-        if words.dim() != 2:
-            raise ValueError(f"input_ids must be [batch, tokens], got {list(words.shape)}.")
+        for name, value, layout in (
+            ("input_ids (or inputs_embeds without their width)", words, "[batch, tokens]"),
+            ("region_features", region_features, "[batch, regions, feature_size]"),
+        ):
+            if value.dim() != layout.count(",") + 1 or 0 in value.shape:
+                raise ValueError(f"{name} must be {layout}, none of them 0, got {list(value.shape)}.")
         vision, (batch, tokens), regions = self.config.vision_config, words.shape, region_features.shape[1]
         longest = self.config.text_config.max_position_embeddings
         if self.config.text_config.position_scheme == "roberta":

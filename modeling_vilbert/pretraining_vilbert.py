@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .configuration_vilbert import ViLBertConfig
-from .heads_vilbert import IGNORE, ViLBertFusion, class_loss
+from .heads_vilbert import IGNORE, ViLBertFusion, check_classes, class_loss
 from .modeling_vilbert import ViLBertModel, ViLBertPreTrainedModel, ViLBertStreamOutput
 
 
@@ -133,6 +133,10 @@ class ViLBertForPreTraining(ViLBertPreTrainedModel):
             masked_regions: [B, R] bool, true at the regions to predict; given together with `region_targets`.
             alignment_labels: [B], 0 where the text belongs to the image, 1 where it does not, -100 to leave out.
         """
+        words = input_ids if input_ids is not None else inputs_embeds
+        if words is not None and region_features is not None:
+            shapes = tuple(words.shape[:2]), tuple(region_features.shape[:2])
+            self._check_labels(*shapes, labels, region_targets, masked_regions, alignment_labels)
         outputs = self.vilbert(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -148,7 +152,6 @@ class ViLBertForPreTraining(ViLBertPreTrainedModel):
             **kwargs,
         )
         text, vision = outputs.text_last_hidden_state, outputs.vision_last_hidden_state
-        self._check_labels(text, vision, labels, region_targets, masked_regions, alignment_labels, task_ids)
         mlm_loss = region_loss = alignment_loss = None
 
         if labels is not None:
@@ -189,7 +192,8 @@ class ViLBertForPreTraining(ViLBertPreTrainedModel):
         region_attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """logits and targets [B, R, C], masked [B, R] -> the mean loss over the M masked regions, 0 without any."""
-        masked = masked.bool()
+        if region_attention_mask is not None:
+            masked = masked & region_attention_mask.bool()
         predicted, true = logits[masked].float(), targets[masked].float()
         if self.config.region_objective == "kl":
             losses = F.kl_div(predicted.log_softmax(-1), true, reduction="none").sum(-1)
@@ -235,20 +239,27 @@ class ViLBertForPreTraining(ViLBertPreTrainedModel):
                 scores.append(score.masked_fill(~possible, float("-inf")))
         return -torch.cat(scores, -1).log_softmax(-1)[:, 0]
 
-    def _check_labels(self, text, vision, labels, region_targets, masked_regions, alignment_labels, task_ids):
+    def _check_labels(self, words, regions, labels, region_targets, masked_regions, alignment_labels):
+        """Raise a ValueError unless the labels fit words [B, T] and regions [B, R]."""
         if (region_targets is None) != (masked_regions is None):
             missing = "region_targets" if region_targets is None else "masked_regions"
             raise ValueError(f"region_targets and masked_regions go together, but {missing} is missing.")
-        tokens = text.shape[1] - (task_ids is not None)
-        regions = tuple(vision.shape[:2])
-        for name, value, shapes in (
-            ("labels", labels, [(text.shape[0], tokens)]),
-            ("region_targets", region_targets, [(*regions, self.region_head.decoder.out_features)]),
-            ("masked_regions", masked_regions, [regions]),
-            ("alignment_labels", alignment_labels, [regions[:1], (regions[0], 1)]),
+        integers = (torch.int64, torch.int32)
+        for name, value, shapes, dtypes in (
+            ("labels", labels, [words], integers),
+            ("region_targets", region_targets, [(*regions, self.region_head.decoder.out_features)], None),
+            ("masked_regions", masked_regions, [regions], (torch.bool,)),
+            ("alignment_labels", alignment_labels, [words[:1], (words[0], 1)], integers),
         ):
-            if value is not None and tuple(value.shape) not in shapes:
+            if value is None:
+                continue
+            if tuple(value.shape) not in shapes:
                 raise ValueError(f"{name} must be {list(shapes[0])}, got {list(value.shape)}.")
-        for name, value in (("labels", labels), ("alignment_labels", alignment_labels)):
-            if value is not None and value.dtype != torch.long:
-                raise ValueError(f"{name} must be of dtype torch.long, got {value.dtype}.")
+            if dtypes is not None and value.dtype not in dtypes:
+                raise ValueError(f"{name} must be of dtype {dtypes[0]}, got {value.dtype}.")
+        for name, value, count in (
+            ("labels", labels, self.text_head.decoder.out_features),
+            ("alignment_labels", alignment_labels, 2),
+        ):
+            if value is not None:
+                check_classes(name, value, count)

@@ -243,3 +243,27 @@ def test_what_is_left_out_is_said(tmp_path):
         name for name in MULTI_TASK if "q_dense" in name or "linguisic" in name
     }
     assert set(kept.renamed) | set(kept.dropped) == set(MULTI_TASK)
+
+
+def test_labels_of_ones_own(tmp_path):
+    folder = Path(__file__).parent / "parity" / "vltasks"
+    with pytest.raises(ValueError, match=r"head.classifier.decoder.weight \(\[13, 48\] in the checkpoint, \[4, 48\]"):
+        ViLBertForQuestionAnswering.from_pretrained(folder, num_labels=4)
+    labels = {0: "a", 1: "b"}
+    model = ViLBertForQuestionAnswering.from_pretrained(folder, id2label=labels, ignore_mismatched_sizes=True)
+    assert model.config.id2label == labels and model.head.classifier.decoder.weight.shape == (2, 48)
+    theirs = ViLBertForQuestionAnswering.from_pretrained(folder)
+    assert torch.equal(model.head.classifier.dense.weight, theirs.head.classifier.dense.weight)
+
+
+def test_a_subfolder_is_one():
+    folder = Path(__file__).parent / "parity"
+    model = ViLBertModel.from_pretrained(folder, subfolder="vltasks")
+    assert torch.equal(
+        model.text_pooler.dense.weight, ViLBertModel.from_pretrained(folder / "vltasks").text_pooler.dense.weight
+    )
+
+
+def test_a_config_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="config must be a ViLBertConfig.*dict"):
+        ViLBertModel.from_pretrained(Path(__file__).parent / "parity" / "vltasks", config={"fusion": "sum"})

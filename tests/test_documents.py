@@ -18,6 +18,11 @@ def test_blocks_run(page, small_run, monkeypatch):
         exec(compile(block, str(page), "exec"), names)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_is_left_to_fill_in(page):
+    assert not re.findall(r"\b(?:[A-Z]{3,}_[A-Z_]+|TODO|TBD)\b", page.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):

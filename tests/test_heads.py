@@ -110,9 +110,13 @@ def test_every_parameter_gets_a_gradient(model_class):
 def test_labels_of_the_wrong_kind_are_named(model_class):
     groups, classes, scores = TASKS[model_class]
     inputs, model = grouped(tiny_inputs(), **groups), make(model_class)
-    for labels in (classes[:2], scores[:, :-1], classes[:, None], scores > 0.5, classes.float()):
+    ran = []
+    model.vilbert.register_forward_hook(lambda *_: ran.append(1))
+    wrong = (classes[:2], scores[:, :-1], classes[:, None], scores > 0.5, classes.float(), classes - 1, classes + 5)
+    for labels in wrong:
         with pytest.raises(ValueError, match="labels"):
             model(**inputs, labels=labels)
+    assert not ran
 
 
 def test_images_keep_to_their_examples():
@@ -186,6 +190,20 @@ def test_an_axis_that_does_not_fit_is_named(model_class, groups):
         make(model_class)(**grouped(tiny_inputs(), **groups))
 
 
+def test_positions_may_be_shared():
+    model, inputs = make(ViLBertForMultipleChoice), grouped(tiny_inputs(), text=4)
+    positions = torch.arange(7)[None]
+    assert_close(model(**inputs, position_ids=positions).logits, model(**inputs).logits)
+
+
+def test_masked_padding_is_not_predicted():
+    model, inputs = make(ViLBertForPreTraining), tiny_inputs()
+    labels = pretraining_labels(model.config)
+    loss = model(**inputs, **labels).region_loss
+    labels["masked_regions"][2, 3:] = True
+    assert_close(model(**inputs, **labels).region_loss, loss)
+
+
 def test_classification_by_problem_type():
     inputs = tiny_inputs()
     regression = make(ViLBertForSequenceClassification, num_labels=1)
@@ -221,8 +239,8 @@ def test_many_tasks_are_each_alone():
     ours = many(**inputs, task="colour", labels=labels)
     assert_close(ours.logits, theirs.logits)
     assert_close(ours.loss, theirs.loss)
-    with pytest.raises(ValueError, match="the head of 'x' must be one of"):
-        make(ViLBertForMultiTask, tasks={"x": {"head": "telepathy"}})
+    with pytest.raises(ValueError, match="task_token of 'colour' must be within 0 to 1, got 2"):
+        make(ViLBertForMultiTask, num_task_tokens=2, **fields)
 
 
 # Pre-training
@@ -314,7 +332,10 @@ def test_a_lone_region_has_nothing_to_be_told_from():
     [
         ({"masked_regions": None}, "masked_regions is missing"),
         ({"region_targets": torch.zeros(3, 5, 8)}, r"region_targets must be \[3, 5, 9\]"),
-        ({"masked_regions": torch.zeros(3, 4)}, "masked_regions"),
+        ({"masked_regions": torch.zeros(3, 4, dtype=torch.bool)}, r"masked_regions must be \[3, 5\]"),
+        ({"masked_regions": -torch.ones(3, 5, dtype=torch.long)}, "masked_regions must be of dtype torch.bool"),
+        ({"labels": torch.full((3, 7), -1)}, "labels must be within 0 to 60, or -100"),
+        ({"alignment_labels": torch.tensor([0, 1, 2])}, "alignment_labels must be within 0 to 1"),
         ({"labels": torch.zeros(3, 6, dtype=torch.long)}, "labels"),
         ({"labels": torch.zeros(3, 7)}, "labels must be of dtype"),
         ({"alignment_labels": torch.zeros(2, dtype=torch.long)}, "alignment_labels"),

@@ -74,7 +74,7 @@ def test_padding_changes_nothing():
     model, inputs = make(), tiny_inputs()
     padded = dict(inputs)
     for name, value in inputs.items():
-        extra = torch.full_like(value[:, :2], 7 if value.is_floating_point() else 0)
+        extra = torch.full_like(value[:, :2], float("nan") if value.is_floating_point() else 0)
         padded[name] = torch.cat([value, extra], 1)
     assert_close(real_values(model(**padded), padded), real_values(model(**inputs), inputs))
 
@@ -212,6 +212,20 @@ def test_frozen_layers_get_no_gradient():
         assert (parameter.grad is None) == name.startswith(frozen), name
     thawed = make(t_biattention_id=[2, 3], v_biattention_id=[1, 2])
     assert_close(real_values(outputs, inputs), real_values(thawed(**inputs), inputs))
+    states = model(**inputs, output_hidden_states=True).text_hidden_states
+    assert [state.requires_grad for state in states[:4]] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_follows_frozen_layers_learns_under_checkpointing(reentrant):
+    fields = {"t_biattention_id": [2, 3], "v_biattention_id": [1, 2], "fixed_t_layer": 1, "fixed_v_layer": 1}
+    model, inputs = make(**fields).train(), tiny_inputs()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    outputs = model(**inputs)
+    sum(outputs[name].sum() for name in OUTPUTS).backward()
+    for name in ("text_layers.1", "vision_layers.1", "coattention_layers.0.text"):
+        assert model.get_submodule(f"encoder.{name}").output.weight.grad is not None
+    assert model.encoder.text_layers[0].output.weight.grad is None
 
 
 def test_a_task_token_stands_second():
@@ -272,6 +286,9 @@ def test_exports_with_dynamic_sizes():
         ({"task_ids": torch.zeros(3, dtype=torch.long)}, "task_ids"),
         ({"input_ids": torch.ones(3, 20, dtype=torch.long), "attention_mask": None}, "20 tokens.*19"),
         ({"input_ids": torch.ones(7, dtype=torch.long)}, "input_ids"),
+        ({"input_ids": torch.ones(3, 0, dtype=torch.long)}, "input_ids.*none of them 0"),
+        ({"region_features": torch.zeros(3, 0, 14)}, "region_features.*none of them 0"),
+        ({"region_features": torch.zeros(14)}, "region_features"),
     ],
 )
 def test_bad_inputs_are_named(change, named):

@@ -13,7 +13,8 @@ from tiny import tiny_config, tiny_inputs
 
 import modeling_vilbert
 from modeling_vilbert import ViLBertForQuestionAnswering, ViLBertModel, ViLBertPreTrainedModel
-from modeling_vilbert.configuration_vilbert import AUTO_MAP
+from modeling_vilbert.configuration_vilbert import AUTO_MAP, HEAD_TYPES
+from modeling_vilbert.heads_vilbert import HEADS
 
 
 PACKAGE = Path(modeling_vilbert.__file__).parent
@@ -122,3 +123,7 @@ def test_importing_needs_no_extra(file):
         elif isinstance(node, ast.ImportFrom) and not node.level:
             imported.add(node.module.split(".")[0])
     assert imported - sys.stdlib_module_names <= {"torch", "transformers", "numpy", "huggingface_hub"}
+
+
+def test_the_table_of_heads_is_the_configs():
+    assert tuple(HEADS) == HEAD_TYPES

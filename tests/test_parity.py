@@ -68,7 +68,7 @@ def pretraining_labels(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 
 def test_the_cases_are_there():
-    assert {"vltasks", "pretraining-kl", "pretraining-regression"} <= set(CASES)
+    assert {"vltasks", "pretraining-kl", "pretraining-regression", "multitask-task-tokens"} <= set(CASES)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
