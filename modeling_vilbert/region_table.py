@@ -1,0 +1,384 @@
+# Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
+"""Our own store of regions: a folder that `datasets.load_from_disk` opens, too.
+
+It holds Arrow files of at most `records_per_shard` records each, mapped into memory when read, and `state.json`, which
+comes last. While it is being written it is called `<name>.partial`; the finished folder gets its name in one step, so
+that a run that was killed leaves no store that looks whole. Its complete files are what a resumed run goes on from.
+
+Shapes: N regions, F feature size, C detector classes.
+"""
+
+import json
+import mmap
+import os
+import shutil
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .region_records import Reader, RecordError, as_id, need
+from .regions_vilbert import Regions
+
+
+DTYPES = ("float32", "float16")
+STATE, SETTINGS = "state.json", "regions.json"
+RECORDS_PER_BATCH = 32
+# How Arrow ends a stream.
+END = b"\xff\xff\xff\xff\0\0\0\0"
+# So much may be read before the pages of a mapped file are given back; they stay in the system's cache.
+MAPPED_BYTES = 16 * 2**20
+
+
+class RegionWriter:
+    """Writes `Regions` into a store of our own format, all of it or nothing.
+
+    Args:
+        folder: what the finished store is called. It must not exist.
+        dtype: of features and class distributions: "float32", or "float16" for half the size and 3 digits.
+        records_per_shard: records of a file, and what an interrupted run loses at most.
+        resume: go on from what an interrupted writer of the same `folder` and `settings` left. Its ids are in
+            `resumed`; write the others in the same order, and the store is that of an undisturbed run.
+        settings: anything JSON that tells apart runs which may not continue one another.
+
+    Raises:
+        ValueError: if the folder exists, a record has no id, an id that is taken, features of another width than the
+            first, or values beyond float16; or what was left comes from other settings.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from modeling_vilbert.regions import Regions, RegionWriter, open_regions
+    >>> folder = tempfile.mkdtemp() + "/store"
+    >>> with RegionWriter(folder) as writer:
+    ...     writer.write(Regions([[0, 0, 50, 80]], np.ones((1, 8)), image_size=(100, 80), image_id=42, source="ours"))
+    >>> store = open_regions(folder)
+    >>> len(store), store[42].features.shape, store[42].source
+    (1, (1, 8), 'ours')
+
+    ```
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        dtype: str = "float32",
+        records_per_shard: int = 1000,
+        resume: bool = False,
+        settings: Any = None,
+    ):
+        need("datasets")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {list(DTYPES)}, got {dtype!r}.")
+        if not isinstance(records_per_shard, int) or records_per_shard < 1:
+            raise ValueError(f"records_per_shard must be at least 1, got {records_per_shard!r}.")
+        self.folder, self.dtype, self.records_per_shard = Path(folder), dtype, records_per_shard
+        self.partial = self.folder.with_name(self.folder.name + ".partial")
+        if self.folder.exists():
+            raise ValueError(f"folder {self.folder} exists; give another name or remove it.")
+        settings = {"dtype": dtype, "records_per_shard": records_per_shard, "settings": settings}
+        if self.partial.exists():
+            self._check_partial(settings, resume)
+        self.partial.mkdir(parents=True, exist_ok=True)
+        _write_file(self.partial / SETTINGS, json.dumps(settings, indent=1).encode())
+
+        self._schema, self._width, self._waiting, self._ids = None, None, [], set()
+        shards = sorted(self.partial.glob("data-*.arrow"))
+        for shard in shards:
+            self._schema, batches, _ = _mapped(shard)
+            for batch in batches:
+                self._ids.update(batch.column("image_id").to_pylist())
+        if self._schema is not None:
+            self._width = self._schema.field("features").type.value_type.list_size
+        self._shards = len(shards)
+        self.resumed = frozenset(self._ids)
+
+    def __enter__(self) -> "RegionWriter":
+        return self
+
+    def __exit__(self, kind: type | None, *_):
+        if kind is None:
+            self.close()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def write(self, regions: Regions):
+        """Take one record; it is on disk once its file is full, or after `close`."""
+        if regions.image_id is None:
+            raise ValueError("A record without image_id cannot be found again; set it.")
+        image_id = as_id(regions.image_id)
+        if image_id in self._ids:
+            raise ValueError(f"Two records have the image_id {image_id!r} (as text).")
+        width = regions.features.shape[1] if len(regions) else self._width
+        if self._width is not None and width != self._width:
+            raise ValueError(f"The features of image {image_id!r} are {width} wide, those before {self._width}.")
+        if self.dtype == "float16":
+            for name in ("features", "class_probs"):
+                array = getattr(regions, name)
+                if array is not None and array.size and np.abs(array).max() > np.finfo(np.float16).max:
+                    raise ValueError(f'{name} of image {image_id!r} are beyond float16; use dtype="float32".')
+        self._width = width
+        self._ids.add(image_id)
+        self._waiting.append(regions)
+        if len(self._waiting) == self.records_per_shard:
+            self._write_shard()
+
+    def close(self):
+        """Write what is waiting, and give the store its name."""
+        if self._waiting or self._schema is None:
+            self._write_shard()
+        features = need("datasets").Features.from_arrow_schema(self._schema)
+        need("datasets").DatasetInfo(features=features).write_to_directory(str(self.partial))
+        files = [{"filename": file.name} for file in sorted(self.partial.glob("data-*.arrow"))]
+        state = {
+            "_data_files": files,
+            "_fingerprint": "regions",
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": None,
+        }
+        _write_file(self.partial / STATE, json.dumps(state, indent=1).encode())
+        for unfinished in self.partial.glob("*.tmp"):
+            unfinished.unlink()
+        os.rename(self.partial, self.folder)
+        _sync(self.folder.parent)
+
+    def _check_partial(self, settings: dict, resume: bool):
+        try:
+            left = json.loads((self.partial / SETTINGS).read_text())
+        except (OSError, ValueError):
+            left = None
+        if left is None and any(self.partial.iterdir()):
+            raise ValueError(f"{self.partial} exists and is no store that was being written; remove it.")
+        if not resume:
+            shutil.rmtree(self.partial)
+        elif left is not None and left != json.loads(json.dumps(settings)):
+            raise ValueError(
+                f"{self.partial} was left by a run of other settings, {left} and not {settings}; "
+                "remove it to start anew."
+            )
+
+    def _write_shard(self):
+        pyarrow = need("pyarrow")
+        records, self._waiting = self._waiting, []
+        if self._schema is None:
+            self._schema = _schema(records, self.dtype)
+        path = self.partial / f"data-{self._shards:05d}.arrow"
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        with open(unfinished, "wb") as file:
+            with pyarrow.ipc.new_stream(file, self._schema) as stream:
+                for start in range(0, len(records), RECORDS_PER_BATCH):
+                    stream.write_batch(_batch(records[start : start + RECORDS_PER_BATCH], self._schema))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        _sync(self.partial)
+        self._shards += 1
+
+
+def write_regions(
+    records: Iterable[Regions], folder: str | Path, dtype: str = "float32", records_per_shard: int = 1000
+) -> int:
+    """Write all `records` into a new store of our own format at `folder`, and return their number.
+
+    The other arguments, and the errors, are those of `RegionWriter`.
+    """
+    with RegionWriter(folder, dtype, records_per_shard) as writer:
+        for record in records:
+            writer.write(record)
+    return len(writer)
+
+
+class TableReader(Reader):
+    """Reads our own format. Arrays are copied out of the mapped files, so that they may be written to."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._open()
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict):
+        self.__init__(state["path"])
+
+    @classmethod
+    def sample(cls, path: Path) -> set[str] | None:
+        if not (path / STATE).is_file():
+            return None
+        return set(cls(path)._names)
+
+    def index(self) -> Iterator[tuple[str, int] | RecordError]:
+        for start, batch in zip(self._starts, self._batches):
+            for row, image_id in enumerate(batch.column("image_id").to_pylist()):
+                yield as_id(image_id), start + row
+
+    def fields(self, place: int) -> dict[str, Any]:
+        number = bisect_right(self._starts, place) - 1
+        row = place - self._starts[number]
+        columns = self._columns.get(number)
+        if columns is None:
+            columns = self._columns[number] = {
+                name: _column(self._batches[number].column(name)) for name in self._names if name != "image_id"
+            }
+        fields = {name: column(row) for name, column in columns.items()}
+        self._give_back_pages(fields["features"].nbytes)
+        return fields
+
+    def _open(self):
+        self._names, self._maps, self._batches, self._columns, self._read = [], [], [], {}, 0
+        try:
+            files = [
+                self.path / entry["filename"] for entry in json.loads((self.path / STATE).read_text())["_data_files"]
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(
+                self.path / STATE, None, None, f"it does not list the store's files: {error!r}."
+            ) from error
+        for file in files:
+            schema, batches, mapped = _mapped(file)
+            self._names = schema.names
+            self._batches += batches
+            self._maps.append(mapped)
+        self._starts, total = [], 0
+        for batch in self._batches:
+            self._starts.append(total)
+            total += batch.num_rows
+
+    def _give_back_pages(self, size: int):
+        self._read += size
+        if self._read > MAPPED_BYTES:
+            self._read = 0
+            for mapped in self._maps:
+                if hasattr(mapped, "madvise"):
+                    mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(file: Path) -> tuple[Any, list, mmap.mmap]:
+    """The schema and the record batches of an Arrow file, none of them read yet, and the map they lie in."""
+    pyarrow = need("pyarrow")
+    try:
+        with open(file, "rb") as opened:
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        # A file that was cut between two batches reads like a shorter one.
+        if mapped[-len(END) :] != END:
+            raise RecordError(file, None, None, "it has no end; it has been cut.")
+        with pyarrow.ipc.open_stream(pyarrow.py_buffer(mapped)) as stream:
+            return stream.schema, list(stream), mapped
+    except RecordError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RecordError(file, None, None, f"it is no whole Arrow file: {error}") from error
+
+
+def _column(array: Any):
+    """A function of a row that gives its value: a copy of its numbers, a list of its text, or None."""
+    pyarrow = need("pyarrow")
+    types = pyarrow.types
+    if not types.is_list(array.type) or types.is_string(array.type.value_type):
+        values = array.to_pylist()
+        return values.__getitem__
+    present = array.is_valid().to_numpy(zero_copy_only=False)
+    offsets = array.offsets.to_numpy()
+    numbers, width = array.values, None
+    if types.is_fixed_size_list(numbers.type):
+        width, numbers = numbers.type.list_size, numbers.values
+    numbers = numbers.to_numpy(zero_copy_only=True)
+    if width is not None:
+        numbers = numbers.reshape(-1, width)
+    return lambda row: numbers[offsets[row] : offsets[row + 1]].copy() if present[row] else None
+
+
+def _schema(records: list[Regions], dtype: str) -> Any:
+    datasets = need("datasets")
+    number = datasets.Value(dtype)
+    width = next((record.features.shape[1] for record in records if len(record)), 0)
+    columns = {
+        "image_id": datasets.Value("string"),
+        "width": datasets.Value("float64"),
+        "height": datasets.Value("float64"),
+        "boxes": datasets.List(datasets.List(datasets.Value("float32"), length=4)),
+        "features": datasets.List(datasets.List(number, length=width)),
+    }
+    classes = next((record.class_probs.shape[1] for record in records if record.class_probs is not None), None)
+    if classes is not None:
+        columns["class_probs"] = datasets.List(datasets.List(number, length=classes))
+    labels = next((record.labels for record in records if record.labels is not None and len(record.labels)), None)
+    if labels is not None:
+        columns["labels"] = datasets.List(datasets.Value("string" if isinstance(labels[0], str) else "int64"))
+    if any(record.scores is not None for record in records):
+        columns["scores"] = datasets.List(datasets.Value("float32"))
+    columns["source"] = datasets.Value("string")
+    return datasets.Features(columns).arrow_schema
+
+
+def _batch(records: list[Regions], schema: Any) -> Any:
+    pyarrow = need("pyarrow")
+    for name in ("class_probs", "labels", "scores"):
+        late = next((record for record in records if getattr(record, name) is not None), None)
+        if late is not None and len(late) and name not in schema.names:
+            raise ValueError(f"Image {late.image_id!r} has {name}, and the first records of the store had none.")
+    arrays = {
+        "image_id": pyarrow.array([as_id(record.image_id) for record in records]),
+        "width": pyarrow.array([float(record.image_size[0]) for record in records]),
+        "height": pyarrow.array([float(record.image_size[1]) for record in records]),
+        "source": pyarrow.array([record.source for record in records], pyarrow.string()),
+    }
+    for field in schema:
+        if field.name not in arrays:
+            arrays[field.name] = _lists([getattr(record, field.name) for record in records], field, records)
+    return pyarrow.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
+
+
+def _lists(values: list, field: Any, records: list[Regions]) -> Any:
+    """One column: a list of numbers, rows or text for each record, or none."""
+    pyarrow = need("pyarrow")
+    offsets = np.cumsum([0] + [0 if value is None else len(value) for value in values]).astype(np.int32)
+    inner = field.type.value_type
+    fixed = pyarrow.types.is_fixed_size_list(inner)
+    present = [value for value in values if value is not None and len(value)]
+    if pyarrow.types.is_string(inner):
+        rows = pyarrow.array([str(item) for value in present for item in value], inner)
+    else:
+        dtype = (inner.value_type if fixed else inner).to_pandas_dtype()
+        width = inner.list_size if fixed else None
+        for record, value in zip(records, values):
+            if fixed and value is not None and len(value) and value.shape[1] != width:
+                raise ValueError(
+                    f"{field.name} of image {record.image_id!r} are {value.shape[1]} wide, those before {width}."
+                )
+        try:
+            flat = [np.asarray(value).astype(dtype, copy=False).ravel() for value in present]
+        except ValueError as error:
+            raise ValueError(f"{field.name} must be of one kind in all records of a store: {error}") from error
+        rows = pyarrow.array(np.concatenate(flat) if flat else np.zeros(0, dtype))
+        if fixed:
+            rows = pyarrow.FixedSizeListArray.from_arrays(rows, width)
+    missing = pyarrow.array([value is None for value in values])
+    return pyarrow.ListArray.from_arrays(pyarrow.array(offsets), rows, mask=missing)
+
+
+def _write_file(path: Path, content: bytes):
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    with open(unfinished, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def _sync(folder: Path):
+    """Make renames in a folder last, where the system has a way to."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
