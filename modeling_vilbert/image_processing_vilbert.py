@@ -4,18 +4,25 @@
 Shapes: B batch, I images of an example, N regions of an image, R regions after padding, F feature size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
+from transformers.utils import logging
 
+from .configuration_vilbert import ViLBertConfig, ViLBertVisionConfig
 from .regions_vilbert import BOX_FORMATS, Regions
 
 
-NO_PICTURES = "A picture has to be turned into regions first, by a detector or a grid of patches."
+logger = logging.get_logger(__name__)
+
+NO_PICTURES = (
+    "A picture has to be turned into regions first, by a detector or a grid of patches. Attach what does so to the "
+    "ViLBertProcessor: processor.region_extractor = RegionExtractor(...), from modeling_vilbert.extraction."
+)
 
 
 class ViLBertImageProcessorKwargs(ImagesKwargs, total=False):
@@ -97,7 +104,7 @@ class ViLBertImageProcessor(BaseImageProcessor):
         box_format = self.box_format if box_format is None else box_format
         self._check_settings(max_regions, box_format)
 
-        if isinstance(images, (Regions, Mapping)):
+        if is_regions(images) or isinstance(images, Mapping):
             images = [images]
         if not isinstance(images, Sequence) or isinstance(images, (str, bytes)) or len(images) == 0:
             raise ValueError(
@@ -137,7 +144,7 @@ class ViLBertImageProcessor(BaseImageProcessor):
 
     @staticmethod
     def _record(image: Regions | Mapping, number: int, box_format: str) -> Regions:
-        if isinstance(image, Regions):
+        if is_regions(image):
             return image
         if not isinstance(image, Mapping):
             raise ValueError(
@@ -150,10 +157,7 @@ class ViLBertImageProcessor(BaseImageProcessor):
 
     @staticmethod
     def _rows(record: Regions, max_regions: int | None, add_global_region: bool) -> tuple[np.ndarray, np.ndarray]:
-        features, locations = record.features, record.locations()
-        kept = slice(max_regions)
-        if max_regions is not None and record.scores is not None and len(record) > max_regions:
-            kept = np.sort(np.argsort(-record.scores, kind="stable")[:max_regions])
+        features, locations, kept = record.features, record.locations(), best_regions(record, max_regions)
         if not add_global_region:
             return features[kept], locations[kept]
         if len(record) == 0:
@@ -164,6 +168,65 @@ class ViLBertImageProcessor(BaseImageProcessor):
         mean = features.mean(0, keepdims=True, dtype=np.float32).astype(features.dtype)
         whole = np.array([[0, 0, 1, 1, 1]], np.float32)
         return np.concatenate([mean, features[kept]]), np.concatenate([whole, locations[kept]])
+
+
+def is_regions(image: Any) -> bool:
+    """Also by name, since each file of code that came with a checkpoint has a class `Regions` of its own."""
+    return isinstance(image, Regions) or type(image).__name__ == Regions.__name__
+
+
+def best_regions(regions: Regions, count: int | None) -> np.ndarray:
+    """The indices of the `count` regions with the highest scores (without scores, of the first), in their order."""
+    if count is None or regions.scores is None or len(regions) <= count:
+        return np.arange(len(regions))[:count]
+    return np.sort(np.argsort(-regions.scores, kind="stable")[:count])
+
+
+def check_features(regions: Regions | Iterable[Regions], config: ViLBertConfig | ViLBertVisionConfig):
+    """Compare features with those that a model was trained on: pipelines and commands do so, and a caller may.
+
+    Features of another width do not fit. Those of another source (another detector, layer or number of boxes) fit and
+    mean something else: the model answers badly without any error. For them there is a warning, once for each pair of
+    sources. Where `Regions.source` or `config.vision_config.feature_source` is None nothing can be compared.
+
+    Args:
+        regions: of an image, or of several.
+        config: of the model.
+
+    Raises:
+        ValueError: if features are not `config.vision_config.feature_size` wide.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from modeling_vilbert import Regions, ViLBertConfig, check_features
+    >>> regions = Regions([[0, 0, 50, 80]], np.ones((1, 1280)), image_size=(100, 80))
+    >>> check_features(regions, ViLBertConfig(vision_config={"feature_size": 1280}))
+    >>> check_features(regions, ViLBertConfig())
+    Traceback (most recent call last):
+    ...
+    ValueError: The features are 1280 wide, the model reads 2048 (config.vision_config.feature_size)...
+
+    ```
+    """
+    config = getattr(config, "vision_config", config)
+    trained_on = config.feature_source
+    for one in [regions] if is_regions(regions) else regions:
+        width = one.features.shape[1]
+        if len(one) and width != config.feature_size:
+            where = "" if one.image_id is None else f" of image {one.image_id!r}"
+            raise ValueError(
+                f"The features{where} are {width} wide, the model reads {config.feature_size} "
+                f"(config.vision_config.feature_size). They are of {one.source or 'an unknown source'}, the model was "
+                f"trained on {trained_on or 'an unknown source'}."
+            )
+        if None not in (one.source, trained_on) and one.source != trained_on:
+            logger.warning_once(
+                f"The features are of {one.source!r}, the model was trained on {trained_on!r}. Features of another "
+                "source fit by their width only: expect bad answers until the vision stream has been trained on them. "
+                "If both are the same, give the regions that name as their `source`."
+            )
 
 
 def _pad(rows: np.ndarray, length: int) -> np.ndarray:

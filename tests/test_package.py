@@ -21,11 +21,15 @@ PACKAGE = Path(modeling_vilbert.__file__).parent
 
 # A file imports only from floors below its own.
 FLOORS = [
-    {"configuration_vilbert", "regions_vilbert"},
-    {"conversion_vilbert"},
+    {"configuration_vilbert", "regions_vilbert", "plain_pickles", "backbones"},
+    {"conversion_vilbert", "region_records"},
+    {"region_table"},
+    {"region_formats", "extraction"},
+    {"regions", "bulk_extraction"},
     {"modeling_vilbert", "image_processing_vilbert"},
     {"heads_vilbert", "processing_vilbert"},
     {"pretraining_vilbert"},
+    {"pipeline_vilbert"},
     {"cli"},
     {"__init__"},
 ]
