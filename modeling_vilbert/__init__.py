@@ -9,6 +9,7 @@ from transformers import AutoConfig
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_vilbert import AUTO_MAP, ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig
+from .extraction import Detector, GivenBoxes, Grid, RegionExtractor
 from .heads_vilbert import (
     ViLBertForImageAndTextRetrieval,
     ViLBertForImagesAndTextClassification,
@@ -30,12 +31,17 @@ from .pipeline_vilbert import (
 )
 from .pretraining_vilbert import ViLBertForPreTraining, ViLBertForPreTrainingOutput
 from .processing_vilbert import ViLBertProcessor
+from .regions import convert_regions, inspect_regions, join_regions, open_regions, write_regions
 from .regions_vilbert import Regions
 
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Detector",
+    "GivenBoxes",
+    "Grid",
+    "RegionExtractor",
     "Regions",
     "ViLBertConfig",
     "ViLBertForImageAndTextRetrieval",
@@ -59,6 +65,11 @@ __all__ = [
     "ViLBertTextConfig",
     "ViLBertVisionConfig",
     "check_features",
+    "convert_regions",
+    "inspect_regions",
+    "join_regions",
+    "open_regions",
+    "write_regions",
 ]
 
 for _config in (ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig):

@@ -114,7 +114,8 @@ class RegionWriter:
         image_id = as_id(regions.image_id)
         if image_id in self._ids:
             raise ValueError(f"Two records have the image_id {image_id!r} (as text).")
-        width = regions.features.shape[1] if len(regions) else self._width
+        # Features of no region at all may have no width, and then fit any.
+        width = regions.features.shape[1] or self._width
         if self._width is not None and width != self._width:
             raise ValueError(f"The features of image {image_id!r} are {width} wide, those before {self._width}.")
         if self.dtype == "float16":
@@ -299,7 +300,9 @@ def _column(array: Any):
 def _schema(records: list[Regions], dtype: str) -> Any:
     datasets = need("datasets")
     number = datasets.Value(dtype)
-    width = next((record.features.shape[1] for record in records if len(record)), 0)
+    width = max(record.features.shape[1] for record in records)
+    if width == 0:
+        raise ValueError(f"The first {len(records)} records have no region, which leaves the width of features open.")
     columns = {
         "image_id": datasets.Value("string"),
         "width": datasets.Value("float64"),
