@@ -300,8 +300,8 @@ def _column(array: Any):
 def _schema(records: list[Regions], dtype: str) -> Any:
     datasets = need("datasets")
     number = datasets.Value(dtype)
-    width = max(record.features.shape[1] for record in records)
-    if width == 0:
+    width = max((record.features.shape[1] for record in records), default=0)
+    if records and width == 0:
         raise ValueError(f"The first {len(records)} records have no region, which leaves the width of features open.")
     columns = {
         "image_id": datasets.Value("string"),

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from datasets.arrow_writer import ArrowWriter
+from items import Items
 from torch.utils.data import DataLoader
 
 from modeling_vilbert import cli
@@ -719,18 +720,6 @@ def test_a_missing_package_says_which_extra(tmp_path, monkeypatch, package, writ
 
 
 # Workers.
-
-
-class Items(torch.utils.data.Dataset):
-    def __init__(self, store):
-        self.store, self.ids = store, [*store] * 5
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, number):
-        regions = self.store[self.ids[number]]
-        return regions.image_id, float(regions.features.sum())
 
 
 @pytest.mark.parametrize(
