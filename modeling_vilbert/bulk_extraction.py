@@ -147,14 +147,16 @@ def extract_to_folder(
     if missing:
         raise ValueError(f"{len(missing)} of {len(images)} images have no boxes, among them {missing[:5]}.")
 
-    jobs = [(image_id, str(path), None if boxes is None else boxes[image_id]) for image_id, path in images.items()]
+    jobs = [
+        (image_id, str(path), None if boxes is None else _rows_of_four(image_id, boxes[image_id]))
+        for image_id, path in images.items()
+    ]
     described = extractor.source if isinstance(extractor, RegionExtractor) else extractor
-    work = [[image_id, path, None if b is None else np.asarray(b).tolist()] for image_id, path, b in jobs]
     settings = {
         "extractor": described,
         "box_format": box_format,
         "batch_size": batch_size,
-        "images": hashlib.sha256(json.dumps(work).encode()).hexdigest(),
+        "images": hashlib.sha256(json.dumps(jobs).encode()).hexdigest(),
     }
     tqdm = need("tqdm").tqdm
     problems: dict[str, str] = {}
@@ -235,6 +237,16 @@ def _start_worker(settings: Mapping[str, Any], device: str | None, batch_size: i
     _worker["extractor"] = RegionExtractor.from_dict(settings, device, batch_size=batch_size)
 
 
+def _rows_of_four(image_id: str, boxes: Any) -> list[list[float]]:
+    try:
+        array = np.asarray(boxes, np.float64)
+    except (ValueError, TypeError):
+        array = np.zeros(0)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise ValueError(f"boxes of image {image_id!r} must be rows of 4 numbers, got {boxes!r:.80}.")
+    return array.tolist()
+
+
 def _die_with_parent():
     """A parent that is killed leaves its pool waiting for ever."""
     wait([multiprocessing.parent_process().sentinel])
@@ -249,5 +261,5 @@ def _extract_chunk(
     extractor: RegionExtractor, chunk: list[Job], box_format: str
 ) -> list[tuple[str, Regions | ValueError]]:
     ids, paths, boxes = zip(*chunk)
-    results = dict(extractor.results(paths, None if boxes[0] is None else boxes, box_format, ids))
+    results = dict(extractor.results(paths, boxes, box_format, ids))
     return [(image_id, results[number]) for number, image_id in enumerate(ids)]

@@ -6,7 +6,6 @@ writes for its arrays and scalars, and nothing else.
 """
 
 import collections
-import importlib
 import io
 import pickle
 import zipfile
@@ -16,14 +15,65 @@ from typing import Any, BinaryIO
 import numpy as np
 
 
+class _Dtype:
+    """Stands for `numpy.dtype`, which would take flags from the pickle: with false ones, bytes become pointers."""
+
+    def __init__(self, kind: Any, align: bool = False, copy: bool = True):
+        self.numpy = np.dtype(kind) if isinstance(kind, str) else None
+        if self.numpy is None or self.numpy.names or self.numpy.subdtype:
+            raise pickle.UnpicklingError(f"it holds the dtype {kind!r}, and arrays of plain numbers are known only.")
+
+    def __setstate__(self, state: tuple):
+        if any(part is not None for part in state[2:5]):
+            raise pickle.UnpicklingError(
+                "it holds a dtype of several fields, and arrays of plain numbers are known only."
+            )
+        if state[1] in ("<", ">"):
+            self.numpy = self.numpy.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array that takes its content from a pickle, objects from a list alone."""
+
+    def __setstate__(self, state: tuple):
+        version, shape, dtype, fortran, data = state
+        if dtype.numpy.hasobject and not isinstance(data, list):
+            raise pickle.UnpicklingError("it holds an array of objects that is not a list.")
+        super().__setstate__((version, shape, dtype.numpy, fortran, data))
+
+
+class _ArrayType:
+    """Stands for `numpy.ndarray`, which a pickle may name, but not call: it would take bytes for pointers."""
+
+    def __new__(cls, *_):
+        raise pickle.UnpicklingError("it makes an array out of a buffer of its own.")
+
+
+def _reconstruct(kind: type, shape: tuple, typecode: Any) -> np.ndarray:
+    return np.ndarray.__new__(_Array, (0,), "b")
+
+
+def _scalar(dtype: _Dtype, data: bytes | str) -> Any:
+    return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype.numpy)[0]
+
+
+def _frombuffer(data: Any, dtype: _Dtype, shape: tuple, order: str, axis_order: Any = None) -> np.ndarray:
+    return np.frombuffer(data, dtype.numpy).reshape(shape, order=order).copy(order)
+
+
 # What numpy 1 (`numpy.core`) and numpy 2 (`numpy._core`) write for arrays, and Python for its own containers.
-ARRAY_MODULES = {
-    "multiarray": ("_reconstruct", "scalar"),
-    "numeric": ("_frombuffer",),
-}
 PLAIN_CLASSES = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): _ArrayType,
+    ("numpy", "dtype"): _Dtype,
+    **{
+        (f"{core}.{module}", name): function
+        for core in ("numpy.core", "numpy._core")
+        for module, name, function in (
+            ("multiarray", "_reconstruct", _reconstruct),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _frombuffer),
+        )
+    },
     ("collections", "OrderedDict"): collections.OrderedDict,
     **{("builtins", kind.__name__): kind for kind in (set, frozenset)},
 }
@@ -49,10 +99,6 @@ class PlainUnpickler(pickle.Unpickler):
             return PLAIN_CLASSES[place]
         if place == ("_codecs", "encode"):
             return _encode
-        for core in ("numpy.core", "numpy._core"):
-            for part, names in ARRAY_MODULES.items():
-                if module == f"{core}.{part}" and name in names:
-                    return getattr(importlib.import_module(f"numpy._core.{part}"), name)
         raise pickle.UnpicklingError(
             f"it holds {module}.{name}, and a feature file may hold numpy arrays and plain containers only. "
             "Nothing of it was run."

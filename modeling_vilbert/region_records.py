@@ -163,6 +163,11 @@ def to_regions(
     if boxes is None and fields["normalized_boxes"] is not None:
         size = size or fields["resized_size"] or (1, 1)
         boxes = _rows("normalized_boxes", fields["normalized_boxes"], count, None)[:, :4].astype(np.float32)
+        if boxes.size and (boxes.min() < -0.01 or boxes.max() > 1.01):
+            raise FieldError(
+                "normalized_boxes",
+                f"shares of an image lie from 0 to 1, got some from {boxes.min():g} to {boxes.max():g}.",
+            )
         boxes = boxes * np.array([*size, *size], np.float32)
     elif boxes is None:
         if missing_boxes != "whole_image":
@@ -246,7 +251,8 @@ def _count(fields: dict[str, Any], counts_matter: bool) -> int:
     for name in ("boxes", "features", "class_probs", "labels", "scores"):
         if not _is_list_of_text(fields[name]):
             fields[name] = decoded(name, fields[name])
-    if counts_matter and fields["count"] is not None:
+    # Base64 has no shape of its own.
+    if fields["count"] is not None and (counts_matter or fields["features"].ndim == 1):
         try:
             return int(fields["count"])
         except (TypeError, ValueError) as error:

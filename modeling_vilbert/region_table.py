@@ -126,7 +126,8 @@ class RegionWriter:
         self._width = width
         self._ids.add(image_id)
         self._waiting.append(regions)
-        if len(self._waiting) == self.records_per_shard:
+        # A file needs the width of features: records without any wait for the first that has some.
+        if self._width and len(self._waiting) >= self.records_per_shard:
             self._write_shard()
 
     def close(self):
@@ -310,8 +311,8 @@ def _schema(records: list[Regions], dtype: str) -> Any:
         "boxes": datasets.List(datasets.List(datasets.Value("float32"), length=4)),
         "features": datasets.List(datasets.List(number, length=width)),
     }
-    classes = next((record.class_probs.shape[1] for record in records if record.class_probs is not None), None)
-    if classes is not None:
+    classes = max((record.class_probs.shape[1] for record in records if record.class_probs is not None), default=0)
+    if classes:
         columns["class_probs"] = datasets.List(datasets.List(number, length=classes))
     labels = next((record.labels for record in records if record.labels is not None and len(record.labels)), None)
     if labels is not None:
@@ -325,8 +326,8 @@ def _schema(records: list[Regions], dtype: str) -> Any:
 def _batch(records: list[Regions], schema: Any) -> Any:
     pyarrow = need("pyarrow")
     for name in ("class_probs", "labels", "scores"):
-        late = next((record for record in records if getattr(record, name) is not None), None)
-        if late is not None and len(late) and name not in schema.names:
+        late = next((record for record in records if getattr(record, name) is not None and len(record)), None)
+        if late is not None and name not in schema.names:
             raise ValueError(f"Image {late.image_id!r} has {name}, and the first records of the store had none.")
     arrays = {
         "image_id": pyarrow.array([as_id(record.image_id) for record in records]),

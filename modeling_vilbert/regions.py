@@ -453,6 +453,7 @@ def convert_regions(
         "records": len(store),
         "source": source,
         "missing_boxes": missing_boxes,
+        "image_sizes": sorted([as_id(name), *map(float, size)] for name, size in (image_sizes or {}).items()),
     }
     with RegionWriter(output, dtype, records_per_shard, resume=True, settings=settings) as writer:
         names = iter(store)

@@ -490,6 +490,30 @@ def test_plain_pickles_of_every_protocol(protocol):
         assert same(load_pickle(io.BytesIO(old))["a"], value["a"])
 
 
+class Call:
+    """A pickle that calls what is allowed to be named."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call(np.ndarray, (1,), "O", b"A" * 8),
+        Call(np.dtype, [("a", "O")]),
+        {"late": Call(np.dtype, "V8", False, True), "array": np.zeros(2, [("a", "f4")])},
+    ],
+    ids=["an array over bytes as pointers", "a dtype of fields", "an array of fields"],
+)
+def test_arrays_are_not_made_of_pointers(call):
+    with pytest.raises(pickle.UnpicklingError):
+        load_pickle(io.BytesIO(pickle.dumps(call)))
+
+
 @pytest.mark.parametrize("where", ["lmdb", "keys", "npy", "info", "npz", "frcnn", "msgpack"])
 def test_a_hostile_file_runs_nothing(tmp_path, where):
     marker, record = tmp_path / "ran", make_records()[0]
