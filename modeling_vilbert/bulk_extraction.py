@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .backbones import need
 from .extraction import RegionExtractor
-from .region_table import SETTINGS, STATE, RegionWriter, TableReader
+from .optional_packages import need
+from .region_table import SETTINGS, STATE, RegionWriter, TableReader, differences, run_settings
 from .regions_vilbert import Regions
 
 
@@ -141,6 +141,7 @@ def extract_to_folder(
         raise ValueError("There are no images.")
     if processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}.")
+    described = extractor.description() if isinstance(extractor, RegionExtractor) else dict(extractor)
     if processes > 1 and isinstance(extractor, RegionExtractor):
         extractor = extractor.to_dict()
     missing = [image_id for image_id in images if boxes is not None and image_id not in boxes]
@@ -151,7 +152,6 @@ def extract_to_folder(
         (image_id, str(path), None if boxes is None else _rows_of_four(image_id, boxes[image_id]))
         for image_id, path in images.items()
     ]
-    described = extractor.source if isinstance(extractor, RegionExtractor) else extractor
     settings = {
         "extractor": described,
         "box_format": box_format,
@@ -161,7 +161,7 @@ def extract_to_folder(
     tqdm = need("tqdm").tqdm
     problems: dict[str, str] = {}
     if Path(folder, STATE).exists():
-        return _check_complete(Path(folder), settings, images)
+        return _check_complete(Path(folder), run_settings(dtype, records_per_shard, settings), images)
     with RegionWriter(folder, dtype, records_per_shard, resume=True, settings=settings) as writer:
         # Batches form inside a chunk, so that a chunk gives the same bits whenever it runs.
         chunks = [jobs[start : start + 4 * batch_size] for start in range(0, len(jobs), 4 * batch_size)]
@@ -185,10 +185,15 @@ def extract_to_folder(
 
 def _check_complete(folder: Path, settings: dict, images: Mapping[str, Any]) -> dict[str, str]:
     """What is missing in a store that is complete, if these settings have made it."""
-    stored = json.loads((folder / SETTINGS).read_text())["settings"] if (folder / SETTINGS).exists() else None
-    if stored != json.loads(json.dumps(settings)):
-        raise ValueError(f"{folder} exists, made from other images or settings; give another name or remove it.")
-    there = {entry[0] for entry in TableReader(folder).index()}
+    stored = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).exists() else None
+    if differ := differences(stored, settings):
+        raise ValueError(
+            f"{folder} exists, made from other images or settings: {differ}; give another name or remove it."
+        )
+    reader = TableReader(folder)
+    if reader.damaged:
+        raise reader.damaged[0]
+    there = {image_id for image_id, _ in reader.index()}
     left_out = "It was left out when the store was made; remove the store to try again."
     return {image_id: left_out for image_id in images if image_id not in there}
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoProcessor, AutoTokenizer
 
-from .backbones import need as need_for_pictures
 from .bulk_extraction import IMAGE_IDS, extract_to_folder, find_images
 from .conversion_vilbert import load_original
 from .extraction import open_image
 from .heads_vilbert import ViLBertForMultiTask, ViLBertTaskModel
 from .image_processing_vilbert import ViLBertImageProcessor
 from .modeling_vilbert import ViLBertModel
+from .optional_packages import need
 from .pipeline_vilbert import (
     ViLBertGroundingPipeline,
     ViLBertPipeline,
@@ -25,7 +25,7 @@ from .pipeline_vilbert import (
 )
 from .pretraining_vilbert import ViLBertForPreTraining
 from .processing_vilbert import ViLBertProcessor
-from .region_records import MISSING_BOXES, RecordError, need
+from .region_records import MISSING_BOXES, RecordError
 from .region_table import DTYPES
 from .regions import FORMATS, RegionStore, convert_regions, inspect_regions, open_regions
 from .regions_vilbert import BOX_FORMATS, Regions
@@ -120,6 +120,9 @@ def add_extract(commands: argparse._SubParsersAction):
     parser.add_argument("--min-boxes", type=int, default=10, metavar="N", help="of the detector; default: %(default)s")
     parser.add_argument("--max-boxes", type=int, default=36, metavar="N", help="of the detector; default: %(default)s")
     parser.add_argument("--short-side", type=int, default=320, metavar="PIXELS", help="of resized images; default: 320")
+    parser.add_argument(
+        "--source", help="what made the features; default: backbone, sizes and where the regions come from"
+    )
     parser.add_argument("--ids", choices=IMAGE_IDS, default="stem", help="what of its file an image is called")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: %(default)s")
     parser.add_argument("--device", help="such as cpu or cuda")
@@ -148,7 +151,7 @@ def extract(options: argparse.Namespace) -> int:
             raise ValueError(f"--grid must be ROWSxCOLUMNS, such as 6x6, got {options.grid!r}.")
         proposals = {"kind": "grid", "rows": int(rows), "columns": int(columns)}
     sides = {"short_side": options.short_side, "long_side": 2 * options.short_side}
-    settings = {"backbone": options.backbone, "proposals": proposals, **sides}
+    settings = {"backbone": options.backbone, "proposals": proposals, "source": options.source, **sides}
     problems = extract_to_folder(
         images,
         options.output,
@@ -375,12 +378,10 @@ def draw_box(regions: Regions, box: Sequence[float], picture: str | None, output
     width, height = regions.image_size
     if picture is None:
         scale = 640 / max(width, height)
-        canvas = need_for_pictures("PIL.Image").new(
-            "RGB", (round(width * scale) or 1, round(height * scale) or 1), "white"
-        )
+        canvas = need("PIL.Image").new("RGB", (round(width * scale) or 1, round(height * scale) or 1), "white")
     else:
         canvas = open_image(picture)
-    pen = need_for_pictures("PIL.ImageDraw").Draw(canvas)
+    pen = need("PIL.ImageDraw").Draw(canvas)
     # Boxes may be shares of an image whose size nobody stored, and a picture may be a smaller copy.
     scales = (canvas.width / width, canvas.height / height) * 2
     line = max(2, max(canvas.size) // 160)

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .backbones import BACKBONES, DETECTORS, adapt, load, names, need, probe_images
+from .backbones import BACKBONES, DETECTORS, adapt, load, names, probe_images
+from .optional_packages import need
 from .regions_vilbert import BOX_FORMATS, Regions
 
 
@@ -290,8 +291,8 @@ class Detector:
     def __str__(self) -> str:
         settings = self.settings
         return (
-            f"{self.name or type(self.model).__name__} boxes, score {settings['score_threshold']}, nms "
-            f"{settings['nms']}, {settings['min_boxes']} to {settings['max_boxes']}"
+            f"{self.name or type(self.model).__name__} boxes at {settings['long_side']} px, score "
+            f"{settings['score_threshold']}, nms {settings['nms']}, {settings['min_boxes']} to {settings['max_boxes']}"
         )
 
 
@@ -330,7 +331,8 @@ class RegionExtractor:
         size_divisor: of the resized height and width. Default: 32, or the patch size.
         image_mean: of each channel, 0 to 1. Default: what the model's name or its timm config says, else ImageNet's.
         image_std: likewise.
-        source: says what made the features. Default: backbone, layer, size and proposals.
+        source: says what made the features. Default: backbone, layer, `short_side` x `long_side`, proposals, and
+            mean, deviation and divisor where they are not the backbone's own; not `dtype`, which only rounds.
         device: where the backbone (and the detector) run. Default: where they are.
         dtype: of the backbone; features are float32 in any case. Default: as it is.
         batch_size: images that run together at most.
@@ -408,8 +410,14 @@ class RegionExtractor:
             "image_std": image_std,
             "size_divisor": size_divisor,
         }
-        known.update({field: value for field, value in given.items() if value is not None})
-        self.backbone = replace(adapt(backbone, layer), **known)
+        own = replace(adapt(backbone, layer), **known)
+        given = {field: value for field, value in given.items() if value is not None}
+        self.backbone = replace(own, **given)
+        self._not_its_own = ", ".join(
+            f"{words} {_numbers(given[field])}"
+            for field, words in PREPARATION.items()
+            if field in given and _numbers(given[field]) != _numbers(getattr(own, field))
+        )
         if name is not None:
             self.backbone.name = name if layer is None else f"{name} layer {layer}"
         if isinstance(classifier, nn.Module):
@@ -428,8 +436,19 @@ class RegionExtractor:
         if self._given["source"] is not None:
             return self._given["source"]
         size = self.backbone.fixed_size
-        size = f"{self.short_side} px" if size is None else f"{size[1]} x {size[0]} px"
-        return f"{self.backbone.name}, {size}; {proposals}"
+        size = f"{size[1]} x {size[0]} px" if size else f"at most {self.short_side} x {self.long_side} px"
+        return f"{', '.join(filter(None, (self.backbone.name, size, self._not_its_own)))}; {proposals}"
+
+    def description(self) -> dict:
+        """All settings in JSON, for any extractor: what tells apart runs of which none may go on with another's."""
+        return {
+            **self._given,
+            "backbone": self.backbone.name,
+            "classifier": self._custom_classifier,
+            "proposals": str(self.proposals),
+            "detector": getattr(self.proposals, "settings", None),
+            "dtype": str(self._dtype),
+        }
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "RegionExtractor":
         """Move backbone and detector to a device, and the backbone to a dtype; None leaves them."""
@@ -630,6 +649,12 @@ class RegionExtractor:
 
 
 PROPOSALS = {"grid": Grid, "given": GivenBoxes, "detector": Detector}
+# Settings of a backbone's images -> how a source calls them.
+PREPARATION = {"image_mean": "mean", "image_std": "deviation", "size_divisor": "multiples of"}
+
+
+def _numbers(value: Any) -> str:
+    return " ".join(f"{number:g}" for number in np.ravel(value).tolist())
 
 
 def _to_tensor(picture: Any) -> Tensor:

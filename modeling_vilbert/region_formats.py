@@ -5,7 +5,8 @@ A row names its container (a `Reader`: text lines, LMDB, a folder of files, H5, 
 others in that container, and which fields that record holds under which names. To read one more format, add a row.
 
 Layouts are those of the tools that write them: bottom-up-attention and LXMERT (TSV), vilbert_beta and 12-in-1 (LMDB,
-npy), MMF, VOLTA, Oscar and VinVL, bottom-up-attention.pytorch, UNITER, tensorpack, and Transformers' former detector.
+npy), MMF, VOLTA, Oscar and VinVL, VLN-BERT, bottom-up-attention.pytorch, UNITER, tensorpack, and Transformers' former
+detector.
 
 Shapes: N regions, F feature size, P regions after padding, S images of a file.
 """
@@ -14,23 +15,33 @@ import codecs
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from weakref import WeakValueDictionary
 
 import numpy as np
 
+from .optional_packages import need
 from .plain_pickles import load_msgpack, load_npy, load_npz, load_pickle
-from .region_records import FieldError, Reader, RecordError, as_id, decoded, need
+from .region_records import FieldError, Reader, RecordError, as_id, decoded, folded
 from .region_table import TableReader
+
+
+# One bad record does not hide what a store is: so many of its first are looked at.
+FIRST = 5
 
 
 class TsvReader(Reader):
     """Lines of tab-separated fields, the id first. Where each line begins is found out once."""
 
     counts_matter = True
+    # So many fields make the id.
+    id_fields = 1
 
     @classmethod
     def sample(cls, path: Path) -> list[str] | None:
@@ -46,17 +57,17 @@ class TsvReader(Reader):
             if b"\t" not in head or b"\0" in head:
                 return None
             file.seek(0)
-            line = file.readline()
-            line = file.readline() if _is_header(line) else line
-        return line.rstrip(b"\r\n").decode("latin1").split("\t")
+            lines = islice(_records(file), FIRST)
+            rows = [line.rstrip(b"\r\n").decode("latin1").split("\t") for _, _, line in lines]
+        usual = Counter(map(len, rows)).most_common(1)
+        return next((row for row in rows if len(row) == usual[0][0]), None)
 
     def index(self) -> Iterator[tuple[str, tuple[int, int, int]] | RecordError]:
-        start = 0
         with open(self.path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip() and not (number == 1 and _is_header(line)):
-                    yield line.partition(b"\t")[0].strip().decode("utf-8", "replace"), (start, len(line), number)
-                start += len(line)
+            for number, start, line in _records(file):
+                parts = line.split(b"\t", self.id_fields)[: self.id_fields]
+                image_id = b"_".join(part.strip() for part in parts).decode("utf-8", "replace")
+                yield image_id, (start, len(line), number)
 
     def fields(self, place: tuple[int, int, int]) -> list[str]:
         start, length, _ = place
@@ -68,8 +79,74 @@ class TsvReader(Reader):
         return self.path, f"{image_id!r} in line {place[2]}"
 
 
-def _is_header(line: bytes) -> bool:
-    return line.partition(b"\t")[0].strip() in (b"image_id", b"img_id")
+def _records(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """The number of each line that holds a record, where it begins, and the line."""
+    start = 0
+    for number, line in enumerate(file, 1):
+        is_header = number == 1 and line.partition(b"\t")[0].strip() in (b"image_id", b"img_id", b"scanId")
+        if line.strip() and not is_header:
+            yield number, start, line
+        start += len(line)
+
+
+class VlnReader(TsvReader):
+    """Lines of panoramas, which a scan and a viewpoint in it name."""
+
+    id_fields = 2
+
+
+class OscarReader(TsvReader):
+    """Lines of an id, N and N x F numbers, of which the last 6 columns are the box in some stores, and not in others.
+
+    Which it is, is decided once for a store, by what most of its first records look like.
+    """
+
+    def fields(self, place: tuple[int, int, int]) -> dict[str, Any]:
+        fields = self._features(place)
+        features, kind = fields["features"], self._kind_of_box
+        if kind is not None:
+            fields["features"], box = features[:, :-6].copy(), features[:, -6:]
+            fields["normalized_boxes"] = box[:, :4].reshape(len(features), 4)
+        if kind == "shares and size" and len(features):
+            if (box[:, 4:] != box[0, 4:]).any():
+                raise FieldError("features", "their last two columns are not the image's size, as in other records.")
+            fields["image_w"], fields["image_h"] = box[0, 4:].tolist()
+        return fields
+
+    def _features(self, place: tuple[int, int, int]) -> dict[str, Any]:
+        fields = _named(OSCAR)(super().fields(place))
+        try:
+            count = int(fields["num_boxes"])
+        except ValueError as error:
+            raise FieldError("num_boxes", f"it must be a whole number, got {fields['num_boxes']!r:.80}.") from error
+        fields["features"] = folded("features", decoded("features", fields["features"]), count, None)
+        return fields
+
+    @cached_property
+    def _kind_of_box(self) -> str | None:
+        kinds: Counter = Counter()
+        for _, place in self.index():
+            try:
+                features = self._features(place)["features"]
+            except (FieldError, UnicodeDecodeError):
+                continue
+            kinds[_kind_of_box(features)] += len(features) > 0
+            if kinds.total() == FIRST:
+                break
+        return kinds.most_common(1)[0][0] if kinds.total() else None
+
+
+def _kind_of_box(features: np.ndarray) -> str | None:
+    """What the last 6 columns are: (x1, y1, x2, y2) as shares of the image, and the box's or the image's two sides."""
+    box = features[:, -6:]
+    if features.shape[1] <= 6 or not np.isfinite(box).all():
+        return None
+    sides = box[:, 2:4] - box[:, :2]
+    if (sides < 0).any() or not (sides > 0).any() or (box[:, :4] < -0.01).any() or (box[:, :4] > 1.01).any():
+        return None
+    if np.allclose(box[:, 4:], sides, atol=0.02):
+        return "shares"
+    return "shares and size" if (box[:, 4:] == box[0, 4:]).all() and (box[0, 4:] > 1).all() else None
 
 
 # An LMDB may be opened once in a process; forked processes read on in what they inherit, since nothing is locked.
@@ -112,10 +189,11 @@ class LmdbReader(Reader):
             return None
         reader = cls(path)
         error = None
-        # One bad record does not hide what the store is.
-        for _, key in zip(range(5), reader._keys()):
+        for key in islice(reader._keys(), FIRST):
             try:
                 return reader.fields(key)
+            except ImportError:
+                raise
             except Exception as problem:
                 error = problem
         raise RecordError(path, None, None, f"none of its first records can be read: {error}") from error
@@ -137,7 +215,7 @@ class LmdbReader(Reader):
             return load_npz(io.BytesIO(value))
         # A msgpack list of 8 or a map; a pickle begins with 0x80 or with a letter.
         if 0x81 <= value[0] <= 0x9F or value[0] in (0xDC, 0xDD, 0xDE, 0xDF):
-            return load_msgpack(value)
+            return _load_msgpack(value)
         return load_pickle(io.BytesIO(value))
 
     def _keys(self) -> Iterator[bytes]:
@@ -148,6 +226,8 @@ class LmdbReader(Reader):
                     continue
                 try:
                     keys = _key_list(listed)
+                except ImportError:
+                    raise
                 except Exception as error:
                     problem = f"this list of keys cannot be read: {_said(error)}"
                     raise RecordError(self.path, repr(name.decode()), None, problem) from error
@@ -163,8 +243,13 @@ def _key_list(data: bytes) -> list:
     if data[:1] == b"[":
         return json.loads(data)
     if 0x90 <= data[0] <= 0x9F or data[0] in (0xDC, 0xDD):
-        return load_msgpack(data)
+        return _load_msgpack(data)
     return list(load_pickle(io.BytesIO(data)))
+
+
+def _load_msgpack(data: bytes | memoryview) -> Any:
+    need("msgpack")
+    return load_msgpack(data)
 
 
 class TensorpackReader(LmdbReader):
@@ -200,28 +285,30 @@ class FolderReader(Reader):
 
     @classmethod
     def sample(cls, path: Path) -> Any:
-        error = None
-        for _, (_, file) in zip(range(5), cls(path).index()):
-            try:
-                return cls.load(file)
-            except Exception as problem:
-                error = RecordError(file, None, None, f"it cannot be read: {_said(problem)}")
-        if error is not None:
-            raise error
-        return None
+        found = (one if isinstance(one, RecordError) else one[1] for one in cls(path).index())
+        return _first_that_loads(found, cls.load)
 
     def index(self) -> Iterator[tuple[str, Path] | RecordError]:
+        root = self.path if self.path.is_dir() else self.path.parent
         for file in self._files():
-            yield file.relative_to(self._root()).with_suffix("").as_posix(), file
+            owner = self.owner(file)
+            image_id = owner.relative_to(root).with_suffix("").as_posix()
+            if owner == file:
+                yield image_id, file
+            elif not owner.exists():
+                yield RecordError(
+                    file, repr(image_id), "features", f"{owner.name}, which should hold them, is missing."
+                )
+
+    def owner(self, file: Path) -> Path:
+        """The file of the image to which a file belongs."""
+        return file
 
     def fields(self, place: Path) -> Any:
         return self.load(place)
 
     def locate(self, image_id: str, place: Path) -> tuple[Path, str]:
         return place, repr(image_id)
-
-    def _root(self) -> Path:
-        return self.path if self.path.is_dir() else self.path.parent
 
     def _files(self) -> Iterator[Path]:
         if self.path.is_file():
@@ -235,10 +322,43 @@ class FolderReader(Reader):
                     yield Path(folder, name)
 
 
+def _first_that_loads(files: Iterable[Path | RecordError], load: Callable[[Path], Any]) -> Any:
+    """What the first good file holds, or None if there is no file; an error if the first few are all bad."""
+    first, tries = None, 0
+    for file in files:
+        if isinstance(file, RecordError):
+            first = first or file
+            continue
+        try:
+            return load(file)
+        except ImportError:
+            raise
+        except Exception as error:
+            first = first or RecordError(file, None, None, f"it cannot be read: {_said(error)}")
+        tries += 1
+        if tries == FIRST:
+            break
+    if first is not None:
+        raise first
+    return None
+
+
 class NpyReader(FolderReader):
-    """`<id>.npy`: a dict of arrays, or an array of features [N, F] with its `<id>_info.npy` beside it."""
+    """`<id>.npy`: a dict of arrays, or an array of features [N, F] with its `<id>_info.npy` beside it.
+
+    MMF's frcnn script leaves an `<id>_full.npy`, too, with the same content.
+    """
 
     suffixes = (".npy",)
+
+    def owner(self, file: Path) -> Path:
+        name, _, kind = file.stem.rpartition("_")
+        if kind == "info":
+            return file.with_name(f"{name}.npy")
+        if kind != "full" or file.with_name(f"{file.stem}_info.npy").exists():
+            return file
+        others = file.with_name(f"{name}.npy"), file.with_name(f"{name}_info.npy")
+        return next((other for other in others if other.exists()), file)
 
     @classmethod
     def load(cls, path: Path) -> dict[str, Any]:
@@ -257,9 +377,6 @@ class NpyReader(FolderReader):
                 raise RecordError(info, repr(path.stem), None, f"it cannot be read: {_said(error)}") from error
             fields["features"] = content
         return fields
-
-    def _files(self) -> Iterator[Path]:
-        return (file for file in super()._files() if not file.stem.endswith("_info"))
 
 
 class NpzReader(FolderReader):
@@ -320,14 +437,7 @@ class DetectionsReader(Reader):
 
     @classmethod
     def sample(cls, path: Path) -> dict[str, Any] | None:
-        for _, file in zip(range(1), cls(path)._files()):
-            try:
-                return cls._load(file)
-            except ImportError:
-                raise
-            except Exception as error:
-                raise RecordError(file, None, None, f"it cannot be read: {_said(error)}") from error
-        return None
+        return _first_that_loads(cls(path)._files(), cls._load)
 
     def index(self) -> Iterator[tuple[str, tuple[Path, int | None]] | RecordError]:
         for file in self._files():
@@ -416,12 +526,23 @@ class ArrowReader(Reader):
         return self.path, f"{image_id!r} in row {place}"
 
 
+VLN = (
+    *("scanId", "viewpointId", "image_w", "image_h", "vfov", "features", "boxes", "cls_prob", "attr_prob"),
+    *("featureViewIndex", "featureHeading", "featureElevation", "viewHeading", "viewElevation"),
+)
 BUA = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT = (
     *("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf"),
     *("num_boxes", "boxes", "features"),
 )
 OSCAR = ("image_id", "num_boxes", "features")
+DETECTIONS = {
+    "features": "roi_features",
+    "scores": "obj_probs",
+    "labels": "obj_ids",
+    "attribute_scores": "attr_probs",
+    "attributes": "attr_ids",
+}
 DETECTIONS_IDS = ("img_id", "img_ids", "image_id", "iid")
 TENSORPACK = ("features", "cls_prob", "boxes", "num_boxes", "image_h", "image_w", "image_id", "caption")
 
@@ -446,31 +567,18 @@ def _as_stored(raw: Mapping) -> dict[str, Any]:
 
 def _mmf(raw: Mapping) -> dict[str, Any]:
     fields = _as_stored(raw)
-    fields["labels"] = fields.pop("objects", None)
-    return fields
-
-
-def _oscar(values: list[str]) -> dict[str, Any]:
-    """N x F, of which the last 6 columns may be the box: (x1, y1, x2, y2) as shares of the image, width, height."""
-    fields = _named(OSCAR)(values)
-    try:
-        count = int(fields["num_boxes"])
-    except ValueError as error:
-        raise FieldError("num_boxes", f"it must be a whole number, got {fields['num_boxes']!r:.80}.") from error
-    features = decoded("features", fields["features"])
-    if count < 1 or features.size % count:
-        raise FieldError("features", f"{features.size} numbers do not make {count} regions.")
-    features = features.reshape(count, -1)
-    fields["features"] = features
-    box = features[:, -6:]
-    if features.shape[1] > 6 and np.isfinite(box).all():
-        sides = box[:, 2:4] - box[:, :2]
-        inside = (sides >= 0).all() and (sides > 0).any() and (box[:, :4] >= -0.01).all() and (box[:, :4] <= 1.01).all()
-        in_pixels = (box[:, 4:] == box[0, 4:]).all() and (box[0, 4:] > 1).all()
-        if inside and (in_pixels or np.allclose(box[:, 4:], sides, atol=0.02)):
-            fields["features"], fields["normalized_boxes"] = features[:, :-6].copy(), box[:, :4]
-            if in_pixels:
-                fields["image_w"], fields["image_h"] = box[0, 4:].tolist()
+    fields.setdefault("labels", fields.pop("objects", None))
+    if np.ndim(fields.get("cls_prob")) == 1:
+        # The frcnn script stores the size that its detector saw, beside boxes in pixels of the true one.
+        sides = fields.pop("image_width", None), fields.pop("image_height", None)
+        fields["resized_size"] = None if None in sides else sides
+    boxes = np.asarray(fields.get("bbox"))
+    if boxes.shape[1:] == (6,):
+        # VinVL's: shares of the image, which stand behind the features, too.
+        features = np.asarray(fields["features"])
+        if features[:, -6:].shape != boxes.shape or not np.allclose(features[:, -6:], boxes, atol=1e-3):
+            raise FieldError("features", "their last 6 columns are not those of bbox.")
+        fields.update(features=features[:, :-6].copy(), normalized_boxes=boxes, bbox=None)
     return fields
 
 
@@ -496,13 +604,13 @@ def _vinvl(values: list[str]) -> dict[str, Any]:
 
 def _milvlg(raw: Mapping) -> dict[str, Any]:
     fields = _as_stored(raw)
-    info = fields.get("info")
+    info = fields["info"] if isinstance(fields.get("info"), Mapping) else {}
     features, boxes = np.asarray(fields.pop("x")), np.asarray(fields["bbox"])
     # What OpenVQA offers for download is [F, N].
     if len(features) != len(boxes) and features.ndim == 2 and features.shape[1] == len(boxes):
         features = np.ascontiguousarray(features.T)
     fields.pop("num_bbox", None)
-    return {**(info if isinstance(info, Mapping) else {}), **fields, "features": features}
+    return {"labels": info.get("objects"), **info, **fields, "features": features}
 
 
 def _frcnn(raw: Mapping) -> dict[str, Any]:
@@ -512,7 +620,7 @@ def _frcnn(raw: Mapping) -> dict[str, Any]:
     if count > padded:
         raise FieldError("preds_per_image", f"it says {count} regions, and roi_features hold {padded}.")
     cut = {name: value[:count] for name, value in raw.items() if np.ndim(value) and len(value) == padded}
-    fields = {"features": cut["roi_features"], "scores": cut.get("obj_probs"), "labels": cut.get("obj_ids")}
+    fields = {name: cut.get(stored) for name, stored in DETECTIONS.items()}
     boxes, shares = cut.get("boxes"), cut.get("normalized_boxes")
     if boxes is not None and (boxes <= 1).all():
         boxes, shares = None, boxes
@@ -524,7 +632,7 @@ def _frcnn(raw: Mapping) -> dict[str, Any]:
                 "they do not agree with boxes on an image size; batches of several images are normalised wrongly.",
             )
         fields["image_w"], fields["image_h"] = np.where(np.abs(size - size.round()) < 0.02, size.round(), size).tolist()
-    elif "sizes" in raw:
+    elif boxes is None and "sizes" in raw:
         height, width = np.ravel(raw["sizes"])[:2].tolist()
         fields["resized_size"] = (width, height)
     return {**fields, "boxes": boxes, "normalized_boxes": shares if boxes is None else None}
@@ -571,8 +679,9 @@ FORMATS = (
     Format("bua-tsv-cls-prob", "its kin with class distributions", TsvReader, _columns(7), _named((*BUA, "cls_prob"))),
     Format("lxmert-tsv", "LXMERT, 10 columns, height before width", TsvReader, _columns(10), _named(LXMERT)),
     Format("volta-tsv", "VOLTA's: LXMERT's and cls_prob", TsvReader, _columns(11), _named((*LXMERT, "cls_prob"))),
-    Format("oscar-tsv", "Oscar and VinVL features, with boxes if 2054 wide", TsvReader, _columns(3), _oscar),
+    Format("oscar-tsv", "Oscar and VinVL features, with boxes if 2054 wide", OscarReader, _columns(3)),
     Format("vinvl-tsv", "VinVL predictions, JSON", TsvReader, _columns(2), _vinvl),
+    Format("vln-tsv", "VLN-BERT: panoramas, 14 columns", VlnReader, _columns(14), _named(VLN)),
     Format("vilbert-lmdb", "vilbert_beta: TSV rows, base64", LmdbReader, _has("features", text="features")),
     Format("mmf-lmdb", "MMF: arrays, keys may be paths", LmdbReader, _has("features", "feature_path"), _mmf),
     Format("uniter-lmdb", "UNITER: msgpack or npz, boxes as shares", LmdbReader, _has("features", "norm_bb")),

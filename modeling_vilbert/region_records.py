@@ -5,11 +5,10 @@ Shapes: N regions, F feature size, C detector classes.
 """
 
 import base64
-import importlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,11 +30,17 @@ FIELDS = {
     "class_probs": ("class_probs", "cls_prob", "soft_labels"),
     "labels": ("labels", "objects_id", "obj_id"),
     "scores": ("scores", "objects_conf", "obj_conf", "conf"),
+    "attributes": ("attributes", "attrs_id", "attr_id"),
+    "attribute_scores": ("attribute_scores", "attrs_conf", "attr_conf"),
     "source": ("source",),
 }
+# Fields that a record may lack -> their columns: None for any number, 0 for one value of each region.
+OPTIONAL = {"class_probs": None, "labels": 0, "scores": 0, "attributes": 0, "attribute_scores": 0}
 # What a base64 string of each field holds.
-BASE64_DTYPES = {"labels": np.dtype("<i8")}
+BASE64_DTYPES = dict.fromkeys(("labels", "attributes"), np.dtype("<i8"))
 MISSING_BOXES = ("error", "whole_image")
+# Of the files that ids are named after.
+ENDINGS = re.compile(r"(\.(jpe?g|png|gif|bmp|tiff?|webp|np[yz]))+$", re.IGNORECASE)
 
 
 class RecordError(ValueError):
@@ -104,16 +109,6 @@ class Reader:
         return self.path, repr(image_id)
 
 
-def need(package: str) -> ModuleType:
-    """The module `package`, or an ImportError that says which extra brings it."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(
-            f'This needs the package {package}. Install it with: pip install "modeling-vilbert[regions]"'
-        ) from error
-
-
 def as_id(value: Any) -> str:
     """An image id as text: 42, np.int64(42), "42" and b"42" are the same image."""
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
@@ -133,12 +128,14 @@ def to_regions(
     counts_matter: bool = False,
     missing_boxes: str = "error",
     image_size: tuple[float, float] | None = None,
+    unit_square: bool = True,
     source: str | None = None,
 ) -> Regions:
     """Stored fields, under any of their names in `FIELDS`, as `Regions`.
 
-    Arrays may be arrays, lists, or base64 of float32 (labels: int64). Boxes are (x1, y1, x2, y2), in pixels or, as
-    `normalized_boxes`, as shares of the image; then without a known size the image is the unit square.
+    Arrays may be arrays, lists, or base64 of float32 (labels and attributes: int64). Boxes are (x1, y1, x2, y2), in
+    pixels or, as `normalized_boxes`, as shares of the image. Without a known size the image of the latter is the unit
+    square, if `unit_square` allows it.
 
     Raises:
         ValueError: if a field is missing or does not fit the others, with its name in front.
@@ -150,48 +147,37 @@ def to_regions(
     if fields["features"] is None:
         raise FieldError("features", f"there are none; stored are {sorted(map(str, raw))}.")
 
-    size = _image_size(fields, image_size)
     count = _count(fields, counts_matter)
-    arrays = {}
-    for name, width in (("features", None), ("boxes", 4), ("class_probs", None), ("scores", 0)):
-        arrays[name] = _rows(name, fields[name], count, width)
-    if arrays["class_probs"] is None and np.ndim(fields["class_probs"]) == 1:
+    features = folded("features", fields["features"], count, None)
+    boxes, shares = folded("boxes", fields["boxes"], count, 4), fields["normalized_boxes"]
+    if np.ndim(fields["class_probs"]) == 1 and len(fields["class_probs"]) == count:
         # The Transformers detector in MMF's layout keeps one probability of each region there.
-        arrays["scores"] = _rows("class_probs", fields["class_probs"], count, 0)
+        fields["scores"], fields["class_probs"] = fields["class_probs"], None
 
-    boxes = arrays["boxes"]
-    if boxes is None and fields["normalized_boxes"] is not None:
-        size = size or fields["resized_size"] or (1, 1)
-        boxes = _rows("normalized_boxes", fields["normalized_boxes"], count, None)[:, :4].astype(np.float32)
-        if boxes.size and (boxes.min() < -0.01 or boxes.max() > 1.01):
+    size = _image_size(fields, image_size) or fields["resized_size"]
+    if size is None and boxes is None and unit_square:
+        size = (1, 1)
+    if size is None:
+        raise FieldError("image_size", f"it is not stored. Give image_sizes={{{image_id!r}: (width, height), ...}}.")
+    if boxes is None and shares is not None:
+        shares = folded("normalized_boxes", shares, count, None)[:, :4].astype(np.float32)
+        if shares.size and (shares.min() < -0.01 or shares.max() > 1.01):
             raise FieldError(
                 "normalized_boxes",
-                f"shares of an image lie from 0 to 1, got some from {boxes.min():g} to {boxes.max():g}.",
+                f"shares of an image lie from 0 to 1, got some from {shares.min():g} to {shares.max():g}.",
             )
-        boxes = boxes * np.array([*size, *size], np.float32)
+        boxes = shares * np.array([*size, *size], np.float32)
     elif boxes is None:
         if missing_boxes != "whole_image":
             raise FieldError(
                 "boxes", 'there are none. missing_boxes="whole_image" takes every region for the whole image.'
             )
-        size = size or fields["resized_size"] or (1, 1)
-        boxes = np.tile(np.array([0, 0, *size], np.float32), (len(arrays["features"]), 1))
-    if size is None:
-        raise FieldError("image_size", f"it is not stored. Give image_sizes={{{image_id!r}: (width, height), ...}}.")
-
-    labels = fields["labels"]
-    if labels is not None:
-        labels = _rows("labels", labels, count, 0) if not _is_list_of_text(labels) else list(labels)
-    return Regions(
-        boxes=boxes,
-        features=arrays["features"],
-        image_size=size,
-        class_probs=arrays["class_probs"],
-        labels=labels,
-        scores=arrays["scores"],
-        image_id=image_id,
-        source=source or fields["source"],
-    )
+        boxes = np.tile(np.array([0, 0, *size], np.float32), (count, 1))
+    for name in ("attributes", "attribute_scores"):
+        # Distributions over all attributes stay behind.
+        fields[name] = None if np.ndim(fields[name]) > 1 else fields[name]
+    optional = {name: _optional(name, fields[name], count, width) for name, width in OPTIONAL.items()}
+    return Regions(boxes, features, size, **optional, image_id=image_id, source=source or fields["source"])
 
 
 def _first(raw: Mapping[str, Any], names: tuple[str, ...]) -> Any:
@@ -203,12 +189,17 @@ def _is_list_of_text(value: Any) -> bool:
 
 
 def _same_image(stored: str, key: str) -> bool:
-    """Stores are keyed by file names, by numbers in them, and by paths: what counts is the number at the end."""
-    stems = [Path(name).name.split(".")[0] for name in (stored, key)]
-    numbers = [stem[len(stem.rstrip("0123456789")) :] for stem in stems]
-    if all(numbers):
-        return int(numbers[0]) == int(numbers[1])
-    return stems[0] == stems[1] or stems[0].endswith(stems[1]) or stems[1].endswith(stems[0])
+    """Whether two names are of one image: the same, or one the other's end, as 139 is of COCO_train2014_000000000139.
+
+    Stores are keyed by file names, by numbers in them, and by paths. Folders and endings do not count, nor do zeros in
+    front of a number.
+    """
+    if stored == key:
+        return True
+    stems = [ENDINGS.sub("", Path(name).name) for name in (stored, key)]
+    parts = [[part.lstrip("0") for part in re.findall(r"\d+|[^\W\d_]+", stem.lower())] for stem in stems]
+    shorter, longer = sorted(parts, key=len)
+    return stems[0] == stems[1] or (len(shorter) > 0 and longer[-len(shorter) :] == shorter)
 
 
 def _image_size(fields: Mapping[str, Any], given: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -228,8 +219,8 @@ def _image_size(fields: Mapping[str, Any], given: tuple[float, float] | None) ->
 
 
 def decoded(name: str, value: Any) -> np.ndarray | None:
-    """The array of a field, flat if it was base64."""
-    if value is None:
+    """The array of a field, flat if it was base64. A column that is left empty has none, if a record may lack it."""
+    if value is None or (name in OPTIONAL and isinstance(value, (str, bytes)) and not value):
         return None
     if isinstance(value, (str, bytes)):
         dtype = BASE64_DTYPES.get(name, np.dtype("<f4"))
@@ -248,7 +239,7 @@ def decoded(name: str, value: Any) -> np.ndarray | None:
 
 def _count(fields: dict[str, Any], counts_matter: bool) -> int:
     """N. Base64 is decoded on the way, since it says how long an array is."""
-    for name in ("boxes", "features", "class_probs", "labels", "scores"):
+    for name in ("boxes", "features", *OPTIONAL):
         if not _is_list_of_text(fields[name]):
             fields[name] = decoded(name, fields[name])
     # Base64 has no shape of its own.
@@ -267,14 +258,12 @@ def _count(fields: dict[str, Any], counts_matter: bool) -> int:
     raise FieldError("features", f"they must have shape [N, F], got {list(features.shape)}.")
 
 
-def _rows(name: str, array: np.ndarray | None, count: int, width: int | None) -> np.ndarray | None:
+def folded(name: str, array: np.ndarray | None, count: int, width: int | None) -> np.ndarray | None:
     """[count, width], or [count] for width 0; None for any width. A flat array is folded."""
     if array is None:
         return None
     array = np.asarray(array)
     if array.ndim == 1 and width != 0:
-        if name == "class_probs" and len(array) == count and count:
-            return None
         if count == 0 or array.size % count or (width and array.size != count * width):
             if array.size == 0 and count == 0:
                 return array.reshape(0, width or 0)
@@ -283,3 +272,7 @@ def _rows(name: str, array: np.ndarray | None, count: int, width: int | None) ->
     if len(array) != count:
         raise FieldError(name, f"it holds {len(array)} rows, and the record has {count} regions.")
     return array
+
+
+def _optional(name: str, value: Any, count: int, width: int | None) -> Any:
+    return list(value) if _is_list_of_text(value) else folded(name, value, count, width)

@@ -19,11 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from .region_records import Reader, RecordError, as_id, need
+from .optional_packages import need
+from .region_records import OPTIONAL, Reader, RecordError, as_id
 from .regions_vilbert import Regions
 
 
 DTYPES = ("float32", "float16")
+# Fields that are text or ids.
+NAMES = ("labels", "attributes")
 STATE, SETTINGS = "state.json", "regions.json"
 RECORDS_PER_BATCH = 32
 # How Arrow ends a stream.
@@ -45,7 +48,8 @@ class RegionWriter:
 
     Raises:
         ValueError: if the folder exists, a record has no id, an id that is taken, features of another width than the
-            first, or values beyond float16; or what was left comes from other settings.
+            first, values beyond float16, or labels or attributes that are not all text or all whole numbers, as those
+            of the first; or what was left comes from other settings.
 
     Example:
 
@@ -80,7 +84,7 @@ class RegionWriter:
         self.partial = self.folder.with_name(self.folder.name + ".partial")
         if self.folder.exists():
             raise ValueError(f"folder {self.folder} exists; give another name or remove it.")
-        settings = {"dtype": dtype, "records_per_shard": records_per_shard, "settings": settings}
+        settings = run_settings(dtype, records_per_shard, settings)
         if self.partial.exists():
             self._check_partial(settings, resume)
         self.partial.mkdir(parents=True, exist_ok=True)
@@ -161,11 +165,8 @@ class RegionWriter:
             raise ValueError(f"{self.partial} exists and is no store that was being written; remove it.")
         if not resume:
             shutil.rmtree(self.partial)
-        elif left is not None and left != json.loads(json.dumps(settings)):
-            raise ValueError(
-                f"{self.partial} was left by a run of other settings, {left} and not {settings}; "
-                "remove it to start anew."
-            )
+        elif left is not None and (differ := differences(left, settings)):
+            raise ValueError(f"{self.partial} was left by a run of other settings: {differ}; remove it to start anew.")
 
     def _write_shard(self):
         pyarrow = need("pyarrow")
@@ -199,25 +200,36 @@ def write_regions(
 
 
 class TableReader(Reader):
-    """Reads our own format. Arrays are copied out of the mapped files, so that they may be written to."""
+    """Reads our own format. Arrays are copied out of the mapped files, so that they may be written to.
+
+    A file that is damaged is left out; `damaged` has an error for each.
+    """
 
     def __init__(self, path: Path):
         super().__init__(path)
         self._open()
 
     def __getstate__(self) -> dict:
-        return {"path": self.path}
+        return {"path": self.path, "damaged": [error.file for error in self.damaged]}
 
     def __setstate__(self, state: dict):
         self.__init__(state["path"])
+        # Places count the rows of the files that were whole.
+        for error in self.damaged:
+            if error.file not in state["damaged"]:
+                raise error
 
     @classmethod
     def sample(cls, path: Path) -> set[str] | None:
         if not (path / STATE).is_file():
             return None
-        return set(cls(path)._names)
+        reader = cls(path)
+        if reader.damaged and not reader._maps:
+            raise reader.damaged[0]
+        return set(reader._names)
 
     def index(self) -> Iterator[tuple[str, int] | RecordError]:
+        yield from self.damaged
         for start, batch in zip(self._starts, self._batches):
             for row, image_id in enumerate(batch.column("image_id").to_pylist()):
                 yield as_id(image_id), start + row
@@ -236,6 +248,7 @@ class TableReader(Reader):
 
     def _open(self):
         self._names, self._maps, self._batches, self._columns, self._read = [], [], [], {}, 0
+        self.damaged: list[RecordError] = []
         try:
             files = [
                 self.path / entry["filename"] for entry in json.loads((self.path / STATE).read_text())["_data_files"]
@@ -245,7 +258,11 @@ class TableReader(Reader):
                 self.path / STATE, None, None, f"it does not list the store's files: {error!r}."
             ) from error
         for file in files:
-            schema, batches, mapped = _mapped(file)
+            try:
+                schema, batches, mapped = _mapped(file)
+            except RecordError as error:
+                self.damaged.append(error)
+                continue
             self._names = schema.names
             self._batches += batches
             self._maps.append(mapped)
@@ -314,18 +331,20 @@ def _schema(records: list[Regions], dtype: str) -> Any:
     classes = max((record.class_probs.shape[1] for record in records if record.class_probs is not None), default=0)
     if classes:
         columns["class_probs"] = datasets.List(datasets.List(number, length=classes))
-    labels = next((record.labels for record in records if record.labels is not None and len(record.labels)), None)
-    if labels is not None:
-        columns["labels"] = datasets.List(datasets.Value("string" if isinstance(labels[0], str) else "int64"))
-    if any(record.scores is not None for record in records):
-        columns["scores"] = datasets.List(datasets.Value("float32"))
+    for name in NAMES:
+        first = next((record for record in records if getattr(record, name) is not None and len(record)), None)
+        if first is not None:
+            columns[name] = datasets.List(datasets.Value("string" if _are_text(_names(first, name)) else "int64"))
+    for name in ("scores", "attribute_scores"):
+        if any(getattr(record, name) is not None for record in records):
+            columns[name] = datasets.List(datasets.Value("float32"))
     columns["source"] = datasets.Value("string")
     return datasets.Features(columns).arrow_schema
 
 
 def _batch(records: list[Regions], schema: Any) -> Any:
     pyarrow = need("pyarrow")
-    for name in ("class_probs", "labels", "scores"):
+    for name in OPTIONAL:
         late = next((record for record in records if getattr(record, name) is not None and len(record)), None)
         if late is not None and name not in schema.names:
             raise ValueError(f"Image {late.image_id!r} has {name}, and the first records of the store had none.")
@@ -337,7 +356,8 @@ def _batch(records: list[Regions], schema: Any) -> Any:
     }
     for field in schema:
         if field.name not in arrays:
-            arrays[field.name] = _lists([getattr(record, field.name) for record in records], field, records)
+            values_of = _names if field.name in NAMES else getattr
+            arrays[field.name] = _lists([values_of(record, field.name) for record in records], field, records)
     return pyarrow.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 
@@ -347,26 +367,72 @@ def _lists(values: list, field: Any, records: list[Regions]) -> Any:
     offsets = np.cumsum([0] + [0 if value is None else len(value) for value in values]).astype(np.int32)
     inner = field.type.value_type
     fixed = pyarrow.types.is_fixed_size_list(inner)
+    text, width = pyarrow.types.is_string(inner), inner.list_size if fixed else None
+    for record, value in zip(records, values):
+        if value is None or len(value) == 0:
+            continue
+        if fixed and value.shape[1] != width:
+            raise ValueError(
+                f"{field.name} of image {record.image_id!r} are {value.shape[1]} wide, those before {width}."
+            )
+        if field.name in NAMES and _are_text(value) != text:
+            kinds = ("text", "numbers") if _are_text(value) else ("numbers", "text")
+            raise ValueError(f"{field.name} of image {record.image_id!r} are {kinds[0]}, those before {kinds[1]}.")
     present = [value for value in values if value is not None and len(value)]
-    if pyarrow.types.is_string(inner):
-        rows = pyarrow.array([str(item) for value in present for item in value], inner)
+    if text:
+        rows = pyarrow.array([item for value in present for item in value], inner)
     else:
         dtype = (inner.value_type if fixed else inner).to_pandas_dtype()
-        width = inner.list_size if fixed else None
-        for record, value in zip(records, values):
-            if fixed and value is not None and len(value) and value.shape[1] != width:
-                raise ValueError(
-                    f"{field.name} of image {record.image_id!r} are {value.shape[1]} wide, those before {width}."
-                )
-        try:
-            flat = [np.asarray(value).astype(dtype, copy=False).ravel() for value in present]
-        except ValueError as error:
-            raise ValueError(f"{field.name} must be of one kind in all records of a store: {error}") from error
+        flat = [value.astype(dtype, copy=False).ravel() for value in present]
         rows = pyarrow.array(np.concatenate(flat) if flat else np.zeros(0, dtype))
         if fixed:
             rows = pyarrow.FixedSizeListArray.from_arrays(rows, width)
     missing = pyarrow.array([value is None for value in values])
     return pyarrow.ListArray.from_arrays(pyarrow.array(offsets), rows, mask=missing)
+
+
+def _names(record: Regions, name: str) -> list[str] | np.ndarray | None:
+    """Labels or attributes as a list of text or an array of int64, unchanged by it."""
+    values = getattr(record, name)
+    if values is None:
+        return None
+    items = values.tolist() if hasattr(values, "tolist") else list(values)
+    if all(isinstance(item, str) for item in items):
+        return items
+    numbers = None if any(isinstance(item, (str, list, tuple)) for item in items) else np.asarray(items)
+    if numbers is not None and numbers.dtype.kind in "iuf":
+        with np.errstate(invalid="ignore"):
+            whole = numbers.astype(np.int64)
+        if np.array_equal(whole, numbers):
+            return whole
+    raise ValueError(
+        f"{name} of image {record.image_id!r} must be all text or all whole numbers, got {items[:5]!r:.100}."
+    )
+
+
+def _are_text(names: list[str] | np.ndarray) -> bool:
+    return isinstance(names, list)
+
+
+def run_settings(dtype: str, records_per_shard: int, settings: Any) -> dict:
+    """What `regions.json` says of the run that writes a store."""
+    return {"dtype": dtype, "records_per_shard": records_per_shard, "settings": settings}
+
+
+def differences(stored: dict | None, wanted: dict) -> str:
+    """In what two runs' settings differ, or nothing."""
+    stored, wanted = _flat(stored or {}), _flat(json.loads(json.dumps(wanted)))
+    names = [name for name in {**wanted, **stored} if stored.get(name) != wanted.get(name)]
+    return ", ".join(f"{name} was {stored.get(name)!r:.200}, and is now {wanted.get(name)!r:.200}" for name in names)
+
+
+def _flat(settings: dict) -> dict[str, Any]:
+    """Without dicts in dicts; what tells apart two values of one name is its path."""
+    found = {}
+    for name, value in settings.items():
+        below = _flat(value) if isinstance(value, dict) else {}
+        found.update({f"{name}.{inner}": one for inner, one in below.items()} if below else {name: value})
+    return found
 
 
 def _write_file(path: Path, content: bytes):

@@ -1,32 +1,37 @@
 # Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
 """Stores of regions on disk: open one of any format, look into it, join it with annotations, convert it to our own.
 
-Reading order: `open_regions` and `RegionStore` here; the formats, a row each, in `region_formats.py`; our own format in
-`region_table.py`; what a record's fields may be called in `region_records.py`.
+Reading order: `open_regions`, `RegionStore` and `RegionStack` here; the formats, a row each, in `region_formats.py`;
+our own format in `region_table.py`; what a record's fields may be called in `region_records.py`.
 """
 
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .optional_packages import need
 from .region_formats import FORMATS, Format, find_format
-from .region_records import MISSING_BOXES, FieldError, Reader, RecordError, as_id, need, to_regions
+from .region_records import MISSING_BOXES, FieldError, Reader, RecordError, as_id, to_regions
 from .region_table import RegionWriter, write_regions
-from .regions_vilbert import Regions
+from .regions_vilbert import Regions, concatenate_regions
 
 
 __all__ = [
     "FORMATS",
     "RecordError",
     "RegionReport",
+    "RegionStack",
     "RegionStore",
     "RegionWriter",
     "Regions",
+    "concatenate_regions",
     "convert_regions",
     "inspect_regions",
     "join_regions",
@@ -36,21 +41,22 @@ __all__ = [
 
 
 def open_regions(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     format: str | None = None,
     missing_boxes: str = "error",
     image_sizes: Mapping[Any, tuple[float, float]] | None = None,
     source: str | None = None,
-) -> "RegionStore":
+) -> "RegionStore | RegionStack":
     """Open the regions of many images, in whatever format they are.
 
     Args:
-        path: a file or a folder.
-        format: the name of a row of `FORMATS`. Default: the one that recognises the first record.
+        path: a file or a folder; or several, whose regions of an image are put together, see `RegionStack`. What
+            follows is then said of each.
+        format: the name of a row of `FORMATS`. Default: the one that recognises the first records.
         missing_boxes: "error", or "whole_image" to take every region without a box for the whole image.
-        image_sizes: image id -> (width, height) in pixels, for formats that do not store it. One that is stored and
-            differs is an error. Boxes that are stored as shares of an image of unknown size are given on the unit
-            square, `image_size` (1, 1): right for the model, not for drawing.
+        image_sizes: image id -> (width, height) in pixels, of all images whose size is not stored. One that is stored
+            and differs is an error. Default: boxes that are stored as shares of an image of unknown size are given on
+            the unit square, `image_size` (1, 1): right for the model, not for drawing.
         source: which detector, layer and box count made the features. Default: what is stored, or else
             "unknown (<format>)".
 
@@ -58,7 +64,7 @@ def open_regions(
         A mapping of image id to `Regions`. Records are read when asked for.
 
     Raises:
-        ValueError: if the path is in no known format, or is damaged as a whole.
+        ValueError: if the path is in no known format, is damaged as a whole, or `image_sizes` lacks some of the images.
         ImportError: if the format needs a package that is not installed; the message says how to install it.
 
     Example:
@@ -76,17 +82,51 @@ def open_regions(
 
     ```
     """
-    path = Path(path)
-    if not path.exists():
-        raise ValueError(f"path {path} does not exist.")
     if missing_boxes not in MISSING_BOXES:
         raise ValueError(f"missing_boxes must be one of {list(MISSING_BOXES)}, got {missing_boxes!r}.")
-    row = find_format(path, format)
     sizes = {as_id(image_id): tuple(size) for image_id, size in (image_sizes or {}).items()}
-    return RegionStore(path, row, missing_boxes, sizes, source)
+    stores = []
+    for one in _paths(path):
+        if not one.exists():
+            raise ValueError(f"path {one} does not exist.")
+        stores.append(RegionStore(one, find_format(one, format), missing_boxes, sizes, source))
+    found = stores[0] if isinstance(path, (str, os.PathLike)) else RegionStack(stores)
+    for store in stores:
+        store.check_sizes(found)
+    return found
 
 
-class RegionStore(Mapping):
+def _paths(path: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(one) for one in ([path] if isinstance(path, (str, os.PathLike)) else path)]
+
+
+class _ById(Mapping):
+    """What a store and a stack of them share: a table by image id, which is text, and may be asked for by number."""
+
+    path: Path | str
+    _index: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __contains__(self, image_id: Any) -> bool:
+        try:
+            return as_id(image_id) in self._index
+        except ValueError:
+            return False
+
+    def __deepcopy__(self, memo: dict) -> "_ById":
+        # `datasets` copies what its transforms hold, and a store does not change.
+        return self
+
+    def _some(self) -> list[str]:
+        return list(islice(self._index, 3))
+
+
+class RegionStore(_ById):
     """A mapping of image ids to `Regions` on disk; `open_regions` makes it.
 
     Ids are text; to look one up, a number, text or bytes will do. A look-up costs one read, whatever the size of the
@@ -102,7 +142,8 @@ class RegionStore(Mapping):
     Attributes:
         format: the name of the row.
         source: of the features, for records that store none.
-        problems: a `RecordError` for each record that has no id of its own, so that it cannot be looked up.
+        problems: a `RecordError` for each record that cannot be looked up, since it has no id of its own, or is in a
+            part of the store that is damaged or missing.
 
     Raises:
         KeyError: if there is no record of an id.
@@ -122,7 +163,6 @@ class RegionStore(Mapping):
         self._image_sizes = image_sizes or {}
         self._reader: Reader = row.reader(path)
         self._index, self._again, self.problems = {}, {}, []
-        self._width = None
         try:
             self._find_records()
         except (RecordError, ImportError, MemoryError):
@@ -131,32 +171,21 @@ class RegionStore(Mapping):
         except Exception as error:
             raise RecordError(path, None, None, f"its records cannot be listed: {error!r}") from error
 
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
-
-    def __contains__(self, image_id: Any) -> bool:
-        try:
-            return as_id(image_id) in self._index
-        except ValueError:
-            return False
-
     def __getitem__(self, image_id: Any) -> Regions:
         name = as_id(image_id)
         if name not in self._index:
-            raise KeyError(f"{self.path} has no record of image {name!r}; it has {len(self)}, {self._some()}, ...")
-        regions = self.read(name)
-        first = self._first_width()
-        if first is not None and len(regions) and regions.features.shape[1] != first[1]:
-            raise self._error(
-                name, "features", f"they are {regions.features.shape[1]} wide, those of {first[0]!r} {first[1]}."
+            unread = f" Of {len(self.problems)} problems the first: {self.problems[0]}" if self.problems else ""
+            raise KeyError(
+                f"{self.path} has no record of image {name!r}; it has {len(self)}, {self._some()}, ...{unread}"
             )
+        regions = self.read(name)
+        if problem := self._odd_width(regions):
+            raise self._error(name, "features", problem)
         return regions
 
     def __repr__(self) -> str:
-        return f"RegionStore({str(self.path)!r}, format={self.format!r}, {len(self)} records)"
+        problems = f", problems: {len(self.problems)}" if self.problems else ""
+        return f"RegionStore({str(self.path)!r}, format={self.format!r}, {len(self)} records{problems})"
 
     def __getstate__(self) -> dict:
         # A row holds functions, which do not pickle.
@@ -166,9 +195,18 @@ class RegionStore(Mapping):
         self.__dict__.update(state)
         self._row = next(row for row in FORMATS if row.name == self.format)
 
-    def __deepcopy__(self, memo: dict) -> "RegionStore":
-        # `datasets` copies what its transforms hold, and a store does not change.
-        return self
+    def check_sizes(self, names: Collection[str]):
+        """Raise a ValueError if there are `image_sizes`, but not for all of `names` whose size is not stored."""
+        missing = [name for name in names if name not in self._image_sizes] if self._image_sizes else []
+        for name in missing[:10]:
+            try:
+                self.read(name)
+            except RecordError as error:
+                if error.field == "image_size":
+                    raise ValueError(
+                        f"image_sizes must have the size of every image of {self.path} that does not store it; "
+                        f"{len(missing)} of {len(names)} are not in it: {_first_few(missing)}. {error.problem}"
+                    ) from error
 
     def read(self, name: str) -> Regions:
         """The record of id `name`, without comparing its width with that of the others."""
@@ -184,6 +222,8 @@ class RegionStore(Mapping):
                 counts_matter=self._reader.counts_matter,
                 missing_boxes=self._missing_boxes,
                 image_size=self._image_sizes.get(name),
+                # No mixture of pixels and shares.
+                unit_square=not self._image_sizes,
                 source=self._given_source,
             )
             regions.source = regions.source or self.source
@@ -210,21 +250,88 @@ class RegionStore(Mapping):
     def _error(self, name: str, field_name: str | None, problem: str) -> RecordError:
         return RecordError(*self._reader.locate(name, self._index[name]), field_name, problem)
 
-    def _some(self) -> list[str]:
-        return list(islice(self._index, 3))
+    @cached_property
+    def _usual_width(self) -> tuple[str, int] | None:
+        """The most common width among the first records that have regions and can be read, and one of that width."""
+        names: dict[int, list[str]] = {}
+        for name in islice(self._index, 10):
+            try:
+                regions = self.read(name)
+            except RecordError:
+                continue
+            if len(regions):
+                names.setdefault(regions.features.shape[1], []).append(name)
+        width = max(names, key=lambda width: len(names[width]), default=None)
+        return None if width is None else (names[width][0], width)
 
-    def _first_width(self) -> tuple[str, int] | None:
-        """The first record that has regions and can be read, with the width of its features."""
-        if self._width is None:
-            for name in islice(self._index, 10):
-                try:
-                    regions = self.read(name)
-                except RecordError:
-                    continue
-                if len(regions):
-                    self._width = (name, regions.features.shape[1])
-                    break
-        return self._width
+    def _odd_width(self, regions: Regions) -> str | None:
+        """What is wrong with the width of a record's features, if anything is."""
+        usual, width = self._usual_width, regions.features.shape[1]
+        if usual is None or len(regions) == 0 or width == usual[1]:
+            return None
+        return f"they are {width} wide, those of {usual[0]!r} {usual[1]}."
+
+
+class RegionStack(_ById):
+    """Several stores as one: the images that all of them have, with the regions of each store, one after the other.
+
+    So a detector's boxes and given ones come together. How scores, labels and the rest are joined is said in
+    `concatenate_regions`.
+
+    Args:
+        stores: of `open_regions`; each may have been opened in its own way.
+
+    Attributes:
+        format, source: of all stores.
+        problems: of all stores.
+
+    Raises:
+        ValueError: if there is no store.
+        KeyError: (in a look-up) if one of the stores has no record of an id.
+        RecordError: (a ValueError, in a look-up) if a record is damaged, or the records do not fit together.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from modeling_vilbert.regions import Regions, open_regions, write_regions
+    >>> folder = tempfile.mkdtemp()
+    >>> for name in ("detected", "given"):
+    ...     record = Regions([[0, 0, 50, 80]], np.ones((1, 8)), image_size=(100, 80), image_id=42, source=name)
+    ...     written = write_regions([record], f"{folder}/{name}")
+    >>> both = open_regions([f"{folder}/detected", f"{folder}/given"])
+    >>> len(both), len(both[42]), both[42].source
+    (1, 2, 'detected + given')
+
+    ```
+    """
+
+    def __init__(self, stores: Sequence[RegionStore]):
+        if not stores:
+            raise ValueError("stores must be at least one, got none.")
+        self.stores = tuple(stores)
+        self.path, self.format, self.source = (
+            " + ".join(dict.fromkeys(str(getattr(store, name)) for store in stores))
+            for name in ("path", "format", "source")
+        )
+        self.problems = [problem for store in stores for problem in store.problems]
+        self._index = dict.fromkeys(name for name in stores[0] if all(name in store for store in stores))
+
+    def __getitem__(self, image_id: Any) -> Regions:
+        records = [store[image_id] for store in self.stores]
+        try:
+            return concatenate_regions(records)
+        except ValueError as error:
+            raise RecordError(self.path, repr(as_id(image_id)), None, str(error)) from error
+
+    def __repr__(self) -> str:
+        return f"RegionStack({list(self.stores)}, {len(self)} records that all have)"
+
+
+def _first_few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(map(repr, names[:10])) + more
 
 
 @dataclass
@@ -297,6 +404,8 @@ def inspect_regions(
 
     ```
     """
+    if not isinstance(path, (str, os.PathLike, RegionStore)):
+        raise ValueError(f"path must be one store; inspect those of a stack one by one. Got {path!r:.200}.")
     report = RegionReport(str(path.path if isinstance(path, RegionStore) else path))
     try:
         store = path if isinstance(path, RegionStore) else open_regions(path, format, missing_boxes, image_sizes)
@@ -322,13 +431,13 @@ def inspect_regions(
         sizes.append(len(regions))
         report.widths[regions.features.shape[1]] += 1
         report.sources[regions.source] += 1
-        report.problems += (store._error(name, *problem) for problem in _problems(regions, store._first_width()))
+        report.problems += (store._error(name, *problem) for problem in _problems(regions, store._odd_width(regions)))
     if sizes:
         report.boxes = (min(sizes), sum(sizes) / len(sizes), max(sizes))
     return report
 
 
-def _problems(regions: Regions, first: tuple[str, int] | None) -> Iterator[tuple[str, str]]:
+def _problems(regions: Regions, odd_width: str | None) -> Iterator[tuple[str, str]]:
     """What `Regions` lets pass, since a model can live with it, and a store should not hold."""
     x1, y1, x2, y2 = regions.boxes.T
     flat = (x2 <= x1) | (y2 <= y1)
@@ -344,30 +453,35 @@ def _problems(regions: Regions, first: tuple[str, int] | None) -> Iterator[tuple
         yield "boxes", "some are outside the unit square."
     if len(regions) == 0:
         yield "boxes", "the record has no region."
-    elif first is not None and regions.features.shape[1] != first[1]:
-        yield "features", f"they are {regions.features.shape[1]} wide, those of {first[0]!r} {first[1]}."
+    elif odd_width is not None:
+        yield "features", odd_width
 
 
 class _Attach:
-    """Adds the column `regions` to a batch of annotations."""
+    """Adds the column `regions` to annotations."""
 
-    def __init__(self, store: RegionStore, column: str):
+    def __init__(self, store: RegionStore | RegionStack, column: str):
         self.store, self.column = store, column
 
-    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
-        return {
-            **batch,
-            "regions": [
-                [self.store[one] for one in image_id] if isinstance(image_id, (list, tuple)) else self.store[image_id]
-                for image_id in batch[self.column]
-            ],
-        }
+    def to_batch(self, batch: dict[str, list]) -> dict[str, list]:
+        return {**batch, "regions": [self._regions(image_id) for image_id in batch[self.column]]}
+
+    def to_example(self, example: dict[str, Any]) -> dict[str, Any]:
+        if self.column not in example:
+            raise ValueError(f"column must be one of {list(example)}, got {self.column!r}.")
+        return {**example, "regions": self._regions(example[self.column])}
+
+    def _regions(self, image_id: Any) -> Regions | list[Regions]:
+        if isinstance(image_id, (list, tuple)):
+            return [self.store[one] for one in image_id]
+        return self.store[image_id]
 
 
-def join_regions(dataset: Any, store: RegionStore, column: str = "image_id") -> Any:
+def join_regions(dataset: Any, store: RegionStore | RegionStack, column: str = "image_id") -> Any:
     """A `datasets.Dataset` of annotations that brings along the regions of each row's image.
 
-    Nothing is copied: `dataset[3]["regions"]` is read from the store when it is asked for.
+    Nothing is copied: `dataset[3]["regions"]` is read from the store when it is asked for. A stream of annotations, an
+    `IterableDataset`, gets its regions as it passes; shuffle it before, since its buffer holds what passes.
 
     Args:
         dataset: the annotations.
@@ -375,10 +489,12 @@ def join_regions(dataset: Any, store: RegionStore, column: str = "image_id") -> 
         column: of `dataset`, the image ids (numbers or text), or lists of ids for examples of several images.
 
     Returns:
-        `dataset` with the column `regions`: `Regions`, or lists of them. Its own transform, if any, is replaced.
+        `dataset` with the column `regions`: `Regions`, or lists of them. Its own format or transform, if any, is
+        replaced.
 
     Raises:
         ValueError: if there is no such column, or the store lacks ids; they are named.
+        KeyError: when a stream meets an id that the store lacks.
 
     Example:
 
@@ -397,8 +513,12 @@ def join_regions(dataset: Any, store: RegionStore, column: str = "image_id") -> 
 
     ```
     """
-    if column not in dataset.column_names:
+    # A stream may not know its columns before it runs.
+    if dataset.column_names is not None and column not in dataset.column_names:
         raise ValueError(f"column must be one of {dataset.column_names}, got {column!r}.")
+    attach = _Attach(store, column)
+    if isinstance(dataset, need("datasets").IterableDataset):
+        return dataset.with_format(None).map(attach.to_example)
     wanted = dict.fromkeys(
         as_id(one)
         for image_id in dataset.with_format(None)[column]
@@ -406,16 +526,15 @@ def join_regions(dataset: Any, store: RegionStore, column: str = "image_id") -> 
     )
     missing = [name for name in wanted if name not in store]
     if missing:
-        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
         raise ValueError(
             f"{len(missing)} of {len(wanted)} image ids of column {column!r} are not in {store.path}: "
-            f"{', '.join(map(repr, missing[:10]))}{more}. Its ids look like {store._some()}."
+            f"{_first_few(missing)}. Its ids look like {store._some()}."
         )
-    return dataset.with_transform(_Attach(store, column))
+    return dataset.with_transform(attach.to_batch)
 
 
 def convert_regions(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     output: str | Path,
     dtype: str = "float32",
     source: str | None = None,
@@ -431,7 +550,7 @@ def convert_regions(
     the first that cannot be read is an error; what comes before it is kept for the next run, after it was mended.
 
     Args:
-        path: what to convert.
+        path: what to convert; of several, the images that all have.
         output: the folder to write.
         dtype: "float32" or "float16", of features and class distributions.
         records_per_shard: records of a file, and what an interruption costs at most.
@@ -448,7 +567,7 @@ def convert_regions(
     if store.problems:
         raise store.problems[0]
     settings = {
-        "path": str(store.path.resolve()),
+        "paths": [str(one.resolve()) for one in _paths(path)],
         "format": store.format,
         "records": len(store),
         "source": source,
@@ -458,7 +577,7 @@ def convert_regions(
     with RegionWriter(output, dtype, records_per_shard, resume=True, settings=settings) as writer:
         names = iter(store)
         if progress:
-            names = need("tqdm").tqdm(names, total=len(store), unit="record", desc=f"converting {store.path.name}")
+            names = need("tqdm").tqdm(names, total=len(store), unit="record", desc=f"converting {store.format}")
         for name in names:
             if name not in writer.resumed:
                 writer.write(store[name])

@@ -40,6 +40,8 @@ class Regions:
         scores: [N], the detector's confidence, by which the best regions are kept.
         image_id: what the image is called.
         source: which detector, layer and box count made the features.
+        attributes: N names or ids of what the detector says of them, such as "red".
+        attribute_scores: [N], the detector's confidence in them.
         box_format: how `boxes` are given: "xyxy", "xywh" (corner and size) or "cxcywh" (centre and size).
 
     Raises:
@@ -65,6 +67,8 @@ class Regions:
     scores: np.ndarray | None = None
     image_id: Any = None
     source: str | None = None
+    attributes: Sequence | None = None
+    attribute_scores: np.ndarray | None = None
     box_format: InitVar[str] = "xyxy"
 
     def __post_init__(self, box_format: str):
@@ -76,10 +80,13 @@ class Regions:
         self.features = self._floats("features", self.features, (count, None))
         if self.class_probs is not None:
             self.class_probs = self._floats("class_probs", self.class_probs, (count, None))
-        if self.scores is not None:
-            self.scores = self._floats("scores", self.scores, (count,))
-        if self.labels is not None and len(self.labels) != count:
-            raise ValueError(f"labels{self._where()} must be {count}, one for each box, got {len(self.labels)}.")
+        for name in ("scores", "attribute_scores"):
+            if getattr(self, name) is not None:
+                setattr(self, name, self._floats(name, getattr(self, name), (count,)))
+        for name in ("labels", "attributes"):
+            names = getattr(self, name)
+            if names is not None and len(names) != count:
+                raise ValueError(f"{name}{self._where()} must be {count}, one for each box, got {len(names)}.")
 
         size = _array(self.image_size)
         if (
@@ -140,6 +147,65 @@ class Regions:
                     f"{first}: {self.boxes[first].tolist()} as (x1, y1, x2, y2). Is box_format the right one of "
                     f"{list(BOX_FORMATS)}, and are they pixels?"
                 )
+
+
+def concatenate_regions(records: Sequence[Regions]) -> Regions:
+    """The regions of one image from several records, such as a detector's and given ones, in their order.
+
+    Regions without a score count as certain beside those that have one: they get 1, or the greatest score of the
+    others if that is more. Class distributions, labels and attributes stay if all records have them (and the
+    distributions one width); a record without any region is not asked. The source names each of theirs, the image id
+    is that of the first.
+
+    Raises:
+        ValueError: if there is no record, or they differ in image size or in the width of their features.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from modeling_vilbert.regions_vilbert import Regions, concatenate_regions
+    >>> found = Regions([[0, 0, 50, 80]], np.ones((1, 8)), image_size=(100, 80), scores=[0.5], source="a detector")
+    >>> given = Regions([[5, 5, 9, 9]], np.ones((1, 8)), image_size=(100, 80), source="given boxes")
+    >>> both = concatenate_regions([found, given])
+    >>> both.boxes.tolist(), both.scores.tolist(), both.source
+    ([[0.0, 0.0, 50.0, 80.0], [5.0, 5.0, 9.0, 9.0]], [0.5, 1.0], 'a detector + given boxes')
+
+    ```
+    """
+    if len(records) == 0:
+        raise ValueError("records must be the regions of an image from at least one place, got none.")
+    first, filled = records[0], [record for record in records if len(record)] or records[:1]
+    for what, group, value_of in (
+        ("image sizes", records, lambda record: record.image_size),
+        ("feature widths", filled, lambda record: record.features.shape[1]),
+    ):
+        for other in group:
+            if value_of(other) != value_of(group[0]):
+                raise ValueError(
+                    f"records must be of one image, seen in one way; their {what} differ: {value_of(group[0])} of "
+                    f"image {group[0].image_id!r} ({group[0].source}), {value_of(other)} of image "
+                    f"{other.image_id!r} ({other.source})."
+                )
+
+    joined = {name: np.concatenate([getattr(record, name) for record in filled]) for name in ("boxes", "features")}
+    for name in ("class_probs", "attribute_scores", "labels", "attributes"):
+        values = [getattr(record, name) for record in filled]
+        if any(value is None for value in values):
+            continue
+        if name in ("labels", "attributes"):
+            joined[name] = [
+                item for value in values for item in (value.tolist() if hasattr(value, "tolist") else value)
+            ]
+        elif len({value.shape[1:] for value in values}) == 1:
+            joined[name] = np.concatenate(values)
+    known = [record.scores for record in filled if record.scores is not None]
+    if known:
+        certain = np.concatenate(known).max(initial=1)
+        scores = (np.full(len(one), certain, np.float32) if one.scores is None else one.scores for one in filled)
+        joined["scores"] = np.concatenate(list(scores))
+    sources = dict.fromkeys(record.source for record in records if record.source is not None)
+    return Regions(**joined, image_size=first.image_size, image_id=first.image_id, source=" + ".join(sources) or None)
 
 
 def _array(value: Any) -> np.ndarray | None:

@@ -22,7 +22,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from modeling_vilbert import backbones, extraction
+from modeling_vilbert import backbones, extraction, region_records
 from modeling_vilbert.bulk_extraction import extract_to_folder
 from modeling_vilbert.cli import main
 from modeling_vilbert.extraction import Detector, GivenBoxes, Grid, RegionExtractor, open_image
@@ -546,6 +546,29 @@ def test_boxes_of_a_call_change_the_source():
     assert colours(source="mine")(noise(8, 8)).source == "mine"
 
 
+def test_a_source_tells_what_changes_features():
+    sources = {
+        RegionExtractor(nn.AvgPool2d(32), **options).source
+        for options in (
+            {},
+            {"short_side": 224},
+            {"long_side": 800},
+            {"image_mean": (0.5, 0.5, 0.5)},
+            {"image_mean": (0.5, 0.5, 0.25)},
+            {"image_std": (0.5, 0.5, 0.5)},
+            {"size_divisor": 64},
+            {"proposals": Grid(2, 3)},
+            *({"proposals": Detector(Fixed(BOXES, SCORES, LABELS), **own)} for own in ({}, {"long_side": 800})),
+        )
+    }
+    assert len(sources) == 10
+    plain = RegionExtractor(nn.AvgPool2d(32)).source
+    assert plain == "AvgPool2d last map, at most 320 x 640 px; grid 6 x 6" and plain in sources
+    # What a backbone does anyway need not be said, and what only rounds is not another source.
+    own = {"image_mean": backbones.IMAGENET_MEAN, "image_std": list(backbones.IMAGENET_STD), "size_divisor": 32}
+    assert RegionExtractor(nn.AvgPool2d(32), **own, dtype=torch.bfloat16, batch_size=3).source == plain
+
+
 def test_efficientnet_by_name_knows_photos():
     data = pytest.importorskip("skimage.data")
     extractor = RegionExtractor("efficientnet-lite0", Grid(1, 1), short_side=224)
@@ -574,6 +597,10 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.ops", None)
     with pytest.raises(ImportError, match=r"pip install \"modeling-vilbert\[extract\]\""):
         extractor(noise(8, 8))
+    # There is one table of what to install.
+    assert region_records.need is extraction.need is backbones.need
+    with pytest.raises(ImportError, match="nowhere is needed here: pip install nowhere"):
+        backbones.need("nowhere.at_all")
 
 
 # --- Many images
@@ -624,8 +651,36 @@ def test_extract(pictures, backbone, tmp_path, capsys):
     before = content(tmp_path / "store")
     assert main(command(pictures, backbone, tmp_path / "store", "--grid", "2x3")) == 1
     assert "03bad" in capsys.readouterr().err and content(tmp_path / "store") == before
-    assert main(command(pictures, backbone, tmp_path / "store", "--grid", "2x2")) == 1
-    assert "other images or settings" in capsys.readouterr().err
+    for more, said in (
+        (["--grid", "2x2"], "proposals.columns was 3, and is now 2"),
+        (["--grid", "2x3", "--dtype", "float16"], "dtype was 'float32', and is now 'float16'"),
+        (["--grid", "2x3", "--short-side", "96"], "short_side was 64, and is now 96"),
+        (["--grid", "2x3", "--source", "mine"], "source was None, and is now 'mine'"),
+        (["--grid", "2x3", "--records-per-shard", "3"], "records_per_shard was 2, and is now 3"),
+    ):
+        assert main(command(pictures, backbone, tmp_path / "store", *more)) == 1
+        captured = capsys.readouterr()
+        assert "other images or settings" in captured.err and said in captured.err and not captured.out
+    assert content(tmp_path / "store") == before
+
+
+def test_extract_says_what_it_is_told_of_the_source(pictures, backbone, tmp_path):
+    assert main(command(pictures, backbone, tmp_path / "store", "--source", "a small ResNet")) == 0
+    assert open_regions(tmp_path / "store")["04"].source == "a small ResNet"
+    assert main(command(pictures, backbone, tmp_path / "store", "--source", "a small ResNet")) == 0
+
+
+def test_a_finished_store_is_of_one_extractor(pictures, tmp_path):
+    images = {path.stem: path for path in sorted(pictures.rglob("*.png"))}
+    options = {"proposals": Grid(1, 2), "source": "mine"}
+    assert extract_to_folder(images, tmp_path / "store", colours(**options)) == {}
+    assert extract_to_folder(images, tmp_path / "store", colours(**options)) == {}
+    for other, said in (({"long_side": 500}, "long_side"), ({"image_mean": (1, 0, 0)}, "image_mean")):
+        with pytest.raises(ValueError, match=f"other images or settings: settings.extractor.{said} was"):
+            extract_to_folder(images, tmp_path / "store", colours(**options, **other))
+    (tmp_path / "store" / "data-00000.arrow").write_bytes(b"")
+    with pytest.raises(ValueError, match="data-00000.arrow"):
+        extract_to_folder(images, tmp_path / "store", colours(**options))
 
 
 def test_extract_in_given_boxes(pictures, backbone, tmp_path, capsys):

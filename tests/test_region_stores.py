@@ -29,6 +29,7 @@ from modeling_vilbert.regions import (
     FORMATS,
     RecordError,
     Regions,
+    RegionStack,
     convert_regions,
     inspect_regions,
     join_regions,
@@ -57,6 +58,8 @@ def make_records(counts=tuple(COUNTS), ids=tuple(IDS)) -> list[dict]:
                 "class_probs": generator.random((count, CLASSES), np.float32),
                 "labels": generator.integers(0, 1600, count),
                 "scores": generator.random(count, np.float32),
+                "attributes": generator.integers(0, 400, count),
+                "attribute_scores": generator.random(count, np.float32),
             }
         )
     return records
@@ -86,9 +89,10 @@ def bua_row(r):
 
 
 def lxmert_row(r):
-    zeros = np.zeros(len(r["boxes"]))
-    objects = [b64(r["labels"], np.int64), b64(r["scores"]), b64(zeros, np.int64), b64(zeros)]
-    return [r["image_id"], HEIGHT, WIDTH, *objects, len(zeros), b64(r["boxes"]), b64(r["features"])]
+    objects = [b64(r["labels"], np.int64), b64(r["scores"])]
+    attributes = [b64(r["attributes"], np.int64), b64(r["attribute_scores"])]
+    regions = [len(r["boxes"]), b64(r["boxes"]), b64(r["features"])]
+    return [r["image_id"], HEIGHT, WIDTH, *objects, *attributes, *regions]
 
 
 def write_bua(folder, records):
@@ -208,7 +212,7 @@ def write_volta_h5(folder, records):
             group = file.create_group(r["image_id"])
             group["features"], group["boxes"] = r["features"], r["boxes"]
             group["obj_id"], group["obj_conf"] = r["labels"], r["scores"]
-            group["attr_id"], group["attr_conf"] = r["labels"], r["scores"]
+            group["attr_id"], group["attr_conf"] = r["attributes"], r["attribute_scores"]
             group["img_w"], group["img_h"] = WIDTH, HEIGHT
     return folder / "features.h5"
 
@@ -227,11 +231,41 @@ def write_mmf_npy(folder, records):
     return folder
 
 
+def write_mmf_frcnn_npy(folder, records):
+    for r in records:
+        np.save(folder / f"{r['image_id']}.npy", r["features"])
+        np.save(folder / f"{r['image_id']}_info.npy", {**mmf_info(r), "num_boxes": 100, "cls_prob": r["scores"]})
+        full = {"roi_features": torch.from_numpy(r["features"]), "boxes": torch.from_numpy(r["boxes"])}
+        np.save(folder / f"{r['image_id']}_full.npy", full)
+    return folder
+
+
+def vinvl_info(r):
+    fields = {"bbox": shares(r), "labels": r["labels"], "scores": r["scores"], "box_features": r["features"]}
+    return {**fields, "attr_labels": np.zeros((len(r["boxes"]), 9)), "image_width": WIDTH, "image_height": HEIGHT}
+
+
+def write_mmf_vinvl_npy(folder, records):
+    for r in records:
+        np.save(folder / f"{r['image_id']}.npy", np.concatenate([r["features"], shares(r)], 1))
+        np.save(folder / f"{r['image_id']}_info.npy", vinvl_info(r))
+    return folder
+
+
 def write_milvlg(folder, records):
     for r in records:
         info = {"objects_id": r["labels"], "objects_conf": r["scores"]}
+        info |= {"attrs_id": r["attributes"], "attrs_conf": r["attribute_scores"]}
         sizes = {"image_h": HEIGHT, "image_w": WIDTH, "num_bbox": len(r["boxes"])}
         np.savez(folder / f"{r['image_id']}.npz", x=r["features"], bbox=r["boxes"], **sizes, info=info)
+    return folder
+
+
+def write_milvlg_d2(folder, records):
+    for r in records:
+        attributes = {"attrs_id": np.zeros((len(r["boxes"]), 9)), "attrs_scores": np.zeros((len(r["boxes"]), 9))}
+        info = {"objects": r["labels"], "cls_prob": r["class_probs"], **attributes}
+        np.savez(folder / f"{r['image_id']}.npz", x=r["features"], bbox=r["boxes"], image_h=80, image_w=100, info=info)
     return folder
 
 
@@ -254,6 +288,8 @@ def frcnn(records, most=6):
     return {
         "obj_ids": padded([r["labels"] for r in records]),
         "obj_probs": padded([r["scores"] for r in records]),
+        "attr_ids": padded([r["attributes"] for r in records]),
+        "attr_probs": padded([r["attribute_scores"] for r in records]),
         "boxes": padded([r["boxes"] for r in records]),
         "normalized_boxes": padded([shares(r)[:, :4] for r in records]),
         # Those of the resized image.
@@ -305,14 +341,15 @@ def write_table(folder, records):
 
 
 PROBS, LABELS, SCORES = "class_probs", "labels", "scores"
+ATTRIBUTES = ("attributes", "attribute_scores")
 SIZES = {"image_sizes": {int(image_id): (WIDTH, HEIGHT) for image_id in IDS}}
 # Writer, row of FORMATS, what else it stores, arguments of open_regions.
 CASES = [
-    (write_table, "table", (PROBS, LABELS, SCORES), {}),
+    (write_table, "table", (PROBS, LABELS, SCORES, *ATTRIBUTES), {}),
     (write_bua, "bua-tsv", (), {}),
     (write_bua_cls_prob, "bua-tsv-cls-prob", (PROBS,), {}),
-    (write_lxmert, "lxmert-tsv", (LABELS, SCORES), {}),
-    (write_volta_tsv, "volta-tsv", (PROBS, LABELS, SCORES), {}),
+    (write_lxmert, "lxmert-tsv", (LABELS, SCORES, *ATTRIBUTES), {}),
+    (write_volta_tsv, "volta-tsv", (PROBS, LABELS, SCORES, *ATTRIBUTES), {}),
     (write_oscar, "oscar-tsv", (), SIZES),
     (write_vinvl, "vinvl-tsv", (LABELS, SCORES), {}),
     (write_vilbert_lmdb, "vilbert-lmdb", (PROBS,), {}),
@@ -321,17 +358,20 @@ CASES = [
     (write_uniter_lmdb, "uniter-lmdb", (PROBS, SCORES), SIZES),
     (write_uniter_compressed_lmdb, "uniter-lmdb", (PROBS, SCORES), SIZES),
     (write_tensorpack, "tensorpack-lmdb", (PROBS,), {}),
-    (write_volta_h5, "volta-h5", (LABELS, SCORES), {}),
+    (write_volta_h5, "volta-h5", (LABELS, SCORES, *ATTRIBUTES), {}),
     (write_12in1_npy, "12in1-npy", (PROBS,), {}),
     (write_mmf_npy, "mmf-npy", (PROBS, LABELS), {}),
-    (write_milvlg, "milvlg-npz", (LABELS, SCORES), {}),
+    (write_mmf_frcnn_npy, "mmf-npy", (LABELS, SCORES), {}),
+    (write_mmf_vinvl_npy, "mmf-npy", (LABELS, SCORES), {}),
+    (write_milvlg, "milvlg-npz", (LABELS, SCORES, *ATTRIBUTES), {}),
+    (write_milvlg_d2, "milvlg-npz", (PROBS, LABELS), {}),
     (write_openvqa, "milvlg-npz", (), {}),
     (write_uniter_npz, "uniter-npz", (PROBS, SCORES), SIZES),
-    (write_frcnn_npz, "frcnn", (LABELS, SCORES), {}),
-    (write_frcnn_pickles, "frcnn", (LABELS, SCORES), {}),
-    (write_frcnn_pt, "frcnn", (LABELS, SCORES), {}),
-    (write_frcnn_npy, "frcnn", (LABELS, SCORES), {}),
-    (write_frcnn_arrow, "frcnn-arrow", (LABELS, SCORES), SIZES),
+    (write_frcnn_npz, "frcnn", (LABELS, SCORES, *ATTRIBUTES), {}),
+    (write_frcnn_pickles, "frcnn", (LABELS, SCORES, *ATTRIBUTES), {}),
+    (write_frcnn_pt, "frcnn", (LABELS, SCORES, *ATTRIBUTES), {}),
+    (write_frcnn_npy, "frcnn", (LABELS, SCORES, *ATTRIBUTES), {}),
+    (write_frcnn_arrow, "frcnn-arrow", (LABELS, SCORES, *ATTRIBUTES), SIZES),
 ]
 BY_WRITER = pytest.mark.parametrize("write, name, more, options", CASES, ids=[case[0].__name__ for case in CASES])
 
@@ -345,7 +385,7 @@ def check(regions: Regions, record: dict, more):
     # Boxes that are stored as shares of the image are multiplied out again.
     np.testing.assert_allclose(regions.boxes, record["boxes"], rtol=1e-6)
     assert same(regions.features, record["features"])
-    for name in (PROBS, LABELS, SCORES):
+    for name in (PROBS, LABELS, SCORES, *ATTRIBUTES):
         stored = getattr(regions, name)
         if name not in more:
             assert stored is None, name
@@ -356,7 +396,7 @@ def check(regions: Regions, record: dict, more):
 
 
 def test_every_row_is_tested():
-    assert {name for _, name, _, _ in CASES} == {row.name for row in FORMATS}
+    assert {name for _, name, _, _ in CASES} | {"vln-tsv"} == {row.name for row in FORMATS}
 
 
 @BY_WRITER
@@ -369,7 +409,7 @@ def test_read_back(tmp_path, write, name, more, options):
         for key in (image_id, int(image_id), image_id.encode(), np.int64(image_id)):
             assert key in store
             check(store[key], record, more)
-    if write is not write_frcnn_arrow and name not in ("uniter-lmdb", "uniter-npz", "oscar-tsv"):
+    if not options and write is not write_mmf_vinvl_npy:
         assert all(same(store[r["image_id"]].boxes, r["boxes"]) for r in records)
     assert store["42"].source == ("a detector" if name == "table" else f"unknown ({name})")
     with pytest.raises(KeyError, match="no record of image '43'"):
@@ -385,9 +425,8 @@ def test_a_store_travels_to_other_processes_and_converts(tmp_path, write, name, 
     assert list(again) == list(new) == list(store)
     for image_id in store:
         for other in (again[image_id], new[image_id]):
-            for field in ("boxes", "features", "image_size", PROBS, SCORES, "source", "image_id"):
+            for field in ("boxes", "features", "image_size", PROBS, LABELS, SCORES, *ATTRIBUTES, "source", "image_id"):
                 assert np.array_equal(getattr(other, field), getattr(store[image_id], field)), field
-            assert other.labels is None or list(other.labels) == list(store[image_id].labels)
     assert not inspect_regions(new).problems
 
 
@@ -412,6 +451,100 @@ def test_oscar_may_carry_the_size_or_no_boxes(tmp_path):
     with pytest.raises(RecordError, match="boxes: there are none"):
         open_regions(path)["42"]
     assert same(open_regions(path, missing_boxes="whole_image")["42"].features, record["features"])
+
+
+def test_a_panorama_is_found_by_scan_and_viewpoint(tmp_path):
+    def row(r, attributes=401):
+        arrays = [r["features"], r["boxes"], r["class_probs"], np.zeros((len(r["boxes"]), attributes))]
+        return ["2t7WUuJeko7", r["image_id"], WIDTH, HEIGHT, 80, *map(b64, [*arrays, *[r["scores"]] * 5])]
+
+    records = make_records()
+    store = open_regions(tsv(tmp_path, map(row, records)))
+    assert store.format == "vln-tsv" and list(store) == [f"2t7WUuJeko7_{image_id}" for image_id in IDS]
+    for record in records:
+        name = f"2t7WUuJeko7_{record['image_id']}"
+        check(store[name], {**record, "image_id": name}, (PROBS,))
+    assert not inspect_regions(store).problems
+
+
+def test_files_that_belong_to_others_are_no_records(tmp_path):
+    write_mmf_frcnn_npy(tmp_path, make_records())
+    (tmp_path / "7.npy").unlink()
+    store = open_regions(tmp_path)
+    assert sorted(store) == ["300104", "42"]
+    (problem,) = store.problems
+    assert "7_info.npy, record '7', field features: 7.npy" in str(problem)
+    assert inspect_regions(store).problems == [problem] and cli.main(["inspect", str(tmp_path)]) == 1
+    with pytest.raises(RecordError, match="7_info.npy"):
+        convert_regions(tmp_path, tmp_path / "ours")
+    with pytest.raises(KeyError, match="Of 1 problems the first: .*7_info.npy"):
+        store["7"]
+    for file in ("42.npy", "300104.npy"):
+        (tmp_path / file).unlink()
+    with pytest.raises(ValueError, match="_info.npy"):
+        open_regions(tmp_path)
+
+
+def test_an_image_may_be_called_full(tmp_path):
+    np.save(tmp_path / "1.npy", np.ones((1, 7)))
+    for name in ("1", "1_full"):
+        np.save(tmp_path / f"{name}.npy", np.ones((1, 7)))
+        np.save(tmp_path / f"{name}_info.npy", {"bbox": [[0, 0, 9, 9]], "image_width": 10, "image_height": 10})
+    assert sorted(open_regions(tmp_path)) == ["1", "1_full"]
+
+
+def test_the_given_size_counts_where_the_detectors_own_is_stored(tmp_path):
+    store = open_regions(write_mmf_frcnn_npy(tmp_path, make_records()), image_sizes=dict.fromkeys(IDS, (90, 70)))
+    assert store["42"].image_size == (90, 70)
+
+
+def test_vinvl_boxes_in_an_lmdb_of_mmf(tmp_path):
+    record = make_records()[0]
+    row = {"feature_path": "42", "features": np.concatenate([record["features"], shares(record)], 1)}
+    row |= {"bbox": shares(record), "image_width": WIDTH, "image_height": HEIGHT, "cls_prob": None, "objects": None}
+    path = write_lmdb(tmp_path, with_keys({b"42": pickle.dumps(row)}))
+    check(open_regions(path)["42"], record, ())
+    row["bbox"] = row["bbox"] / 2
+    path = write_lmdb(tmp_path, with_keys({b"42": pickle.dumps(row)}))
+    with pytest.raises(RecordError, match="field features: .*last 6 columns"):
+        open_regions(path)["42"]
+
+
+def test_oscar_decides_once_what_its_last_columns_are(tmp_path):
+    records = make_records((3, 5, 4, 2), (*IDS, "8"))
+    with_boxes = [np.concatenate([r["features"], shares(r)], 1) for r in records]
+    without = [np.random.default_rng(0).random((len(r["boxes"]), FEATURES + 6)) + 1 for r in records]
+    for number in range(4):
+        mixed = [*with_boxes[:number], without[number], *with_boxes[number + 1 :]]
+        path = tsv(
+            tmp_path, ([r["image_id"], len(rows), b64(rows)] for r, rows in zip(records, mixed)), f"{number}.tsv"
+        )
+        for store in (open_regions(path), pickle.loads(pickle.dumps(open_regions(path)))):
+            for r in records:
+                if r is not records[number]:
+                    assert same(store[r["image_id"]].features, r["features"])
+            with pytest.raises(RecordError, match=f"'{records[number]['image_id']}' in line .*normalized_boxes"):
+                store[records[number]["image_id"]]
+        mixed = [*without[:number], with_boxes[number], *without[number + 1 :]]
+        path = tsv(
+            tmp_path, ([r["image_id"], len(rows), b64(rows)] for r, rows in zip(records, mixed)), f"{number}.tsv"
+        )
+        store = open_regions(path, missing_boxes="whole_image")
+        assert {store[image_id].features.shape[1] for image_id in store} == {FEATURES + 6}
+
+
+def test_an_oscar_store_may_have_images_without_regions(tmp_path):
+    rows = np.concatenate([make_records()[0]["features"], shares(make_records()[0])], 1)
+    store = open_regions(tsv(tmp_path, [["7", 0, ""], ["42", 3, b64(rows)]]))
+    assert len(store["7"]) == 0 and store["42"].features.shape == (3, FEATURES)
+
+
+def test_empty_columns_of_attributes(tmp_path):
+    rows = [lxmert_row(r) for r in make_records()]
+    for row in rows:
+        row[5] = row[6] = ""
+    regions = open_regions(tsv(tmp_path, rows))["42"]
+    assert regions.attributes is None and regions.attribute_scores is None and regions.labels is not None
 
 
 def test_fp16_stays_fp16_where_it_is_stored_and_is_widened_exactly(tmp_path):
@@ -441,6 +574,20 @@ def test_the_callers_source_counts_and_a_size_that_differs_is_another_image(tmp_
         open_regions(path, image_sizes={"42": (9, 9)})["42"]
 
 
+def test_image_sizes_are_of_all_images(tmp_path):
+    path = write_uniter_npz(tmp_path, make_records())
+    for sizes, missing in (({42: (WIDTH, HEIGHT)}, "'300104', '7'"), ({42: (1, 1), 7: (1, 1)}, "'300104'")):
+        with pytest.raises(ValueError, match=f"image_sizes .* of 3 are not in it: {missing}. "):
+            open_regions(path, image_sizes=sizes)
+    sizes = tmp_path / "sizes.json"
+    sizes.write_text('{"42": [100, 80]}')
+    assert cli.main(["inspect", str(path), "--image-sizes", str(sizes)]) == 1
+    # Where sizes are stored, those given are compared with them.
+    (tmp_path / "bua").mkdir()
+    store = open_regions(write_bua(tmp_path / "bua", make_records()), image_sizes={42: (WIDTH, HEIGHT)})
+    assert len({store[image_id].image_size for image_id in store}) == 1
+
+
 def test_records_and_stores_may_be_empty(tmp_path):
     records = make_records((0, 3, 0))
     path = write_bua(tmp_path, records)
@@ -450,11 +597,56 @@ def test_records_and_stores_may_be_empty(tmp_path):
     assert write_regions([], tmp_path / "empty") == 0 and len(open_regions(tmp_path / "empty")) == 0
 
 
-def test_a_table_that_was_cut_between_two_batches_is_not_shorter(tmp_path):
-    file = write_table(tmp_path, make_records()) / "data-00000.arrow"
+def between_two_batches(file):
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(RecordError, match="data-00000.arrow: .*cut"):
-        open_regions(file.parent)
+
+
+@pytest.mark.parametrize("damage", [between_two_batches, lambda file: truncate(file), Path.unlink, os.truncate])
+def test_a_damaged_file_of_a_table_is_named_and_the_others_are_read(tmp_path, damage):
+    records = make_records()
+    path = write_table(tmp_path, records)
+    before = open_regions(path)
+    file = path / "data-00000.arrow"
+    damage(file, 0) if damage is os.truncate else damage(file)
+    store = open_regions(path)
+    assert list(store) == ["300104"] and same(store["300104"].features, records[2]["features"])
+    assert [problem.file for problem in store.problems] == [str(file)] and "problems: 1" in repr(store)
+    assert list(map(str, inspect_regions(path).problems)) == list(map(str, store.problems))
+    with pytest.raises(KeyError, match="data-00000.arrow"):
+        store["42"]
+    with pytest.raises(RecordError, match="data-00000.arrow"):
+        convert_regions(path, tmp_path / "again")
+    # Where a worker opens it anew, rows would have other numbers.
+    assert list(pickle.loads(pickle.dumps(store))) == ["300104"]
+    with pytest.raises(RecordError, match="data-00000.arrow"):
+        pickle.loads(pickle.dumps(before))
+    truncate(path / "data-00001.arrow")
+    with pytest.raises(RecordError, match="data-0000"):
+        open_regions(path)
+
+
+@pytest.mark.parametrize("name", [LABELS, "attributes"])
+def test_names_are_kept_as_they_are_or_refused(tmp_path, name):
+    def record(image_id, names):
+        return Regions([[0, 0, 9, 9]] * 2, np.ones((2, 3)), (10, 10), image_id=image_id, **{name: names})
+
+    for number, (names, kept) in enumerate(
+        [
+            (["cat", "3"], ["cat", "3"]),
+            (np.array(["cat", "ear"]), ["cat", "ear"]),
+            ([np.int64(3), 4], [3, 4]),
+            (torch.tensor([2**62, 4]), [2**62, 4]),
+            (np.float32([3, 4]), [3, 4]),
+        ]
+    ):
+        write_regions([record(1, names)], tmp_path / f"{number}")
+        assert list(getattr(open_regions(tmp_path / f"{number}")[1], name)) == kept
+    for wrong in (["cat", 3], [3, "cat"], [1.5, 2], [None, "cat"], [np.nan, 1], [2**63, 1], [[1], [2]], [True, False]):
+        with pytest.raises(ValueError, match=f"{name} of image 1 must be all text or all whole numbers"):
+            write_regions([record(1, wrong)], tmp_path / "wrong")
+    for one, other, said in ((["cat", "ear"], [3, 4], "numbers, those before text"), ([3, 4], ["3", "4"], "text")):
+        with pytest.raises(ValueError, match=f"{name} of image 2 are {said}"):
+            write_regions([record(1, one), record(2, other)], tmp_path / "wrong")
 
 
 def test_our_table_is_one_of_datasets(tmp_path):
@@ -645,6 +837,34 @@ def test_damage_is_named_and_the_rest_stays_readable(tmp_path, write, field, sai
     assert [(problem.field, bad in problem.record) for problem in problems] == [(field, True)]
 
 
+@pytest.mark.parametrize("odd", [0, 2, 5])
+def test_the_odd_record_is_the_one_that_is_named(tmp_path, odd):
+    records = make_records([3] * 6, tuple("abcdef"))
+    records[odd]["features"] = records[odd]["features"][:, 1:]
+    store = open_regions(tsv(tmp_path, map(bua_row, records)))
+    for number, record in enumerate(records):
+        if number != odd:
+            assert same(store[record["image_id"]].features, record["features"])
+    with pytest.raises(
+        RecordError, match=f"'{'abcdef'[odd]}' in line {odd + 1}, field features: they are 6 wide, .* 7"
+    ):
+        store["abcdef"[odd]]
+    assert ["abcdef"[odd] in problem.record for problem in inspect_regions(store).problems] == [True]
+
+
+def test_a_bad_first_record_does_not_hide_what_a_store_is(tmp_path):
+    rows = [bua_row(r) for r in make_records()]
+    rows[0].pop()
+    store = open_regions(tsv(tmp_path, [["image_id", "image_w"], *rows]))
+    assert store.format == "bua-tsv" and list(store) == IDS and len(store["7"]) == 5
+    with pytest.raises(RecordError, match="'42' in line 2, field features: .*5 fields"):
+        store["42"]
+    (tmp_path / "frcnn").mkdir()
+    (write_frcnn_pickles(tmp_path / "frcnn", make_records()) / "300104.pkl").write_bytes(b"\x80")
+    store = open_regions(tmp_path / "frcnn")
+    assert list(store) == ["42", "7"] and "300104.pkl" in str(store.problems[0])
+
+
 def test_flat_boxes_are_found_by_inspect(tmp_path):
     write = change_npz(resave(bbox=spoiled("boxes", [9, 9, 9, 30])))
     (problem,) = inspect_regions(write(tmp_path, make_records())).problems
@@ -667,6 +887,52 @@ def test_ids_that_collide(tmp_path):
         write_table(tmp_path, mixed)
 
 
+@pytest.mark.parametrize(
+    "key, stored",
+    [
+        ("COCO_train2014_000000000139", 139),
+        ("139", "COCO_train2014_000000000139.jpg"),
+        ("000000000139", "139"),
+        ("train2014/000000000139", "/data/val2017/139.jpg"),
+        ("COCO_train2014_139", "train2014_000000000139"),
+        ("n161313", 161313),
+        ("nlvr2/dev-850-0-img0.png", "dev-850-0-img0"),
+        ("v1.5_a", "v1.5_a"),
+        ("A_cat", "a cat"),
+        ("#", "#"),
+    ],
+)
+def test_names_of_one_image(tmp_path, key, stored):
+    record = {**make_records()[0], "image_id": stored}
+    row = dict(zip(("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"), bua_row(record)))
+    path = write_lmdb(tmp_path, with_keys({key.encode(): pickle.dumps(row)}))
+    assert len(open_regions(path)[key]) == 3
+
+
+@pytest.mark.parametrize(
+    "key, stored",
+    [
+        ("train-12-3-img0", "dev-850-0-img0"),
+        ("train-850-0-img0", "dev-850-0-img0"),
+        ("dev-850-0-img0", "test1-850-0-img0"),
+        ("dev-850-0-img0", "dev-850-0-img1"),
+        ("COCO_train2014_000000000139", "COCO_val2014_000000000139"),
+        ("COCO_train2014_000000000139", 39),
+        ("COCO_train2014_000000000139", 2014),
+        ("v1.5_a", "v1.6_a"),
+        ("12", "2"),
+        ("#", "##"),
+        ("#", "139"),
+    ],
+)
+def test_names_of_two_images(tmp_path, key, stored):
+    record = {**make_records()[0], "image_id": stored}
+    row = dict(zip(("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"), bua_row(record)))
+    path = write_lmdb(tmp_path, with_keys({key.encode(): pickle.dumps(row)}))
+    with pytest.raises(RecordError, match="field image_id: it is stored under"):
+        open_regions(path)[key]
+
+
 def test_a_record_of_another_image(tmp_path):
     write_12in1_npy(tmp_path, make_records())
     (tmp_path / "42.npy").rename(tmp_path / "43.npy")
@@ -677,15 +943,11 @@ def test_a_record_of_another_image(tmp_path):
     assert len(open_regions(tmp_path)["COCO_val2014_000000000007"]) == 5
 
 
-@pytest.mark.parametrize(
-    "write", [write_12in1_lmdb, write_mmf_lmdb, write_volta_h5, write_table], ids=lambda w: w.__name__
-)
+@pytest.mark.parametrize("write", [write_12in1_lmdb, write_mmf_lmdb, write_volta_h5], ids=lambda w: w.__name__)
 def test_a_cut_store_is_named(tmp_path, write, capsys):
     ids = tuple(map(str, range(60)))
     path = write(tmp_path, make_records([9] * 60, ids))
-    file = path / "data.mdb" if (path / "data.mdb").exists() else path
-    file = file / "data-00029.arrow" if file.is_dir() else file
-    truncate(file)
+    truncate(path / "data.mdb" if path.is_dir() else path)
     with pytest.raises(ValueError, match=path.name):
         open_regions(path)
     assert cli.main(["inspect", str(path)]) == 1
@@ -734,7 +996,14 @@ def test_arguments_are_checked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "package, write", [("lmdb", write_12in1_lmdb), ("h5py", write_volta_h5), ("pyarrow", write_table)]
+    "package, write",
+    [
+        ("lmdb", write_12in1_lmdb),
+        ("h5py", write_volta_h5),
+        ("pyarrow", write_table),
+        ("msgpack", write_uniter_lmdb),
+        ("msgpack", write_tensorpack),
+    ],
 )
 def test_a_missing_package_says_which_extra(tmp_path, monkeypatch, package, write):
     path = write(tmp_path, make_records())
@@ -790,6 +1059,105 @@ def test_join(tmp_path):
         join_regions(questions, store, "image")
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_join_with_a_stream(tmp_path, workers):
+    datasets = pytest.importorskip("datasets")
+    store = open_regions(write_table(tmp_path, make_records()))
+    questions = datasets.Dataset.from_dict({"image_id": [7, 42, 7, 8], "question": list("abcd")})
+    stream = questions.to_iterable_dataset(num_shards=2)
+    joined = join_regions(stream.take(3) if workers == 0 else stream.filter(lambda row: row["image_id"] != 8), store)
+    rows = list(DataLoader(joined, batch_size=None, num_workers=workers))
+    assert sorted((row["question"], row["regions"].image_id) for row in rows) == [("a", "7"), ("b", "42"), ("c", "7")]
+    assert same(rows[0]["regions"].features, store[rows[0]["image_id"]].features)
+    # Nothing is read before it is asked for.
+    rows = iter(join_regions(stream.with_format("torch"), store))
+    assert [next(rows)["question"] for _ in range(3)] == list("abc")
+    with pytest.raises(KeyError, match="no record of image '8'"):
+        next(rows)
+    with pytest.raises(ValueError, match="column must be one of .*'question'.* got 'image'"):
+        join_regions(stream, store, "image")
+    nameless = datasets.IterableDataset.from_generator(lambda: iter([{"images": ["7", "42"]}]))
+    assert [[r.image_id for r in row["regions"]] for row in join_regions(nameless, store, "images")] == [["7", "42"]]
+    with pytest.raises(ValueError, match="column must be one of .*'images'.* got 'image'"):
+        next(iter(join_regions(nameless, store, "image")))
+
+
+# Stacks.
+
+
+def write_stack(folder, change=lambda record: record) -> list[Path]:
+    """Boxes of a detector for three images, and given ones, without scores, for two of them and a fourth."""
+    given = make_records((2, 1, 2), ("8", *IDS[:2]))
+    records = (Regions(image_size=(WIDTH, HEIGHT), **{**r, "scores": None}, source="given boxes") for r in given)
+    write_regions(map(change, records), folder / "given")
+    return [write_table(folder, make_records()), folder / "given"]
+
+
+def test_a_stack_has_the_regions_of_all_its_stores(tmp_path):
+    paths = write_stack(tmp_path)
+    stack = open_regions(paths)
+    one, two = map(open_regions, paths)
+    assert isinstance(stack, RegionStack) and list(stack) == ["42", "7"] and len(stack) == 2 and 42 in stack
+    for key in ("42", 42, b"42"):
+        regions = stack[key]
+        assert same(regions.features, np.concatenate([one[42].features, two[42].features]))
+        assert same(regions.boxes, np.concatenate([one[42].boxes, two[42].boxes]))
+        assert regions.scores.tolist() == [*one[42].scores.tolist(), 1.0]
+        assert regions.labels == [*one[42].labels, *two[42].labels] and regions.image_id == "42"
+        assert regions.source == "a detector + given boxes"
+    assert 8 not in stack and 300104 not in stack
+    for missing, where in ((8, "store"), (300104, "given")):
+        with pytest.raises(KeyError, match=f"{where} has no record of image '{missing}'"):
+            stack[missing]
+    assert list(pickle.loads(pickle.dumps(stack))) == list(stack)
+    assert "RegionStack" in repr(stack) and "2 records" in repr(stack)
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_read_a_stack(tmp_path, context):
+    stack = open_regions(write_stack(tmp_path))
+    got = list(DataLoader(Items(stack), batch_size=None, num_workers=1, multiprocessing_context=context))
+    sums = {image_id: float(stack[image_id].features.sum()) for image_id in stack}
+    assert len(got) == 10 and all(abs(value - sums[image_id]) < 1e-5 for image_id, value in got)
+
+
+def test_a_stack_joins_and_converts(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    paths = write_stack(tmp_path)
+    stack = open_regions(paths)
+    questions = datasets.Dataset.from_dict({"image_id": [7, 42, 7]})
+    assert [len(row["regions"]) for row in join_regions(questions, stack)] == [7, 4, 7]
+    assert [len(row["regions"]) for row in join_regions(questions.to_iterable_dataset(), stack)] == [7, 4, 7]
+    with pytest.raises(ValueError, match="1 of 2 image ids .* are not in .*store [+] .*given: '8'"):
+        join_regions(datasets.Dataset.from_dict({"image_id": [8, 42]}), stack)
+    new = convert_regions(paths, tmp_path / "ours")
+    assert list(new) == list(stack) and same(new[42].features, stack[42].features)
+    assert new[42].source == "a detector + given boxes"
+
+
+def test_stores_that_do_not_fit_together(tmp_path):
+    def squared(regions):
+        return Regions(regions.boxes, regions.features, (WIDTH, WIDTH), image_id=regions.image_id, source="squares")
+
+    stack = open_regions(write_stack(tmp_path, squared))
+    with pytest.raises(RecordError, match=r"store [+] .*given, record '42': .*\(100, 80\).*\(100, 100\)"):
+        stack[42]
+    with pytest.raises(ValueError, match="at least one"):
+        open_regions([])
+    with pytest.raises(ValueError, match="does not exist"):
+        open_regions([tmp_path / "given", tmp_path / "nothing"])
+    with pytest.raises(ValueError, match="one by one"):
+        inspect_regions(stack)
+    # Sizes are needed of the images that all have.
+    for name, records in (("one", make_records()), ("two", make_records()[:1])):
+        (tmp_path / name).mkdir()
+        write_uniter_npz(tmp_path / name, records)
+    pair = [tmp_path / "one", tmp_path / "two"]
+    assert open_regions(pair, image_sizes={42: (WIDTH, HEIGHT)})[42].image_size == (WIDTH, HEIGHT)
+    with pytest.raises(ValueError, match="image_sizes"):
+        open_regions(pair, image_sizes={7: (WIDTH, HEIGHT)})
+
+
 # Interruptions.
 
 
@@ -834,7 +1202,9 @@ def test_a_run_does_not_go_on_from_another_one(tmp_path):
     broken = tsv(tmp_path, [bua_row(records[0]), bua_row(records[1])[:-1]], "broken.tsv")
     with pytest.raises(RecordError):
         convert_regions(broken, tmp_path / "ours", records_per_shard=1)
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(
+        ValueError, match="other settings: settings.paths was .*broken.tsv.*, and is now .*features.tsv"
+    ):
         convert_regions(path, tmp_path / "ours", records_per_shard=1)
     tsv(tmp_path, map(bua_row, records[:2]), "broken.tsv")
     assert list(convert_regions(broken, tmp_path / "ours", records_per_shard=1)) == ["42", "7"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from modeling_vilbert import Regions
+from modeling_vilbert.regions import concatenate_regions
 
 
 # One box of 3 x 2 pixels and one of 4 x 6, in an image of 11 x 7.
@@ -95,6 +96,9 @@ WRONG = [
     ("scores", [0.5], "[2], got [1]"),
     ("scores", [0.5, NAN], "rows [1]"),
     ("labels", ["cat"], "must be 2, one for each box, got 1"),
+    ("attributes", ["red"], "must be 2, one for each box, got 1"),
+    ("attribute_scores", [0.5], "[2], got [1]"),
+    ("attribute_scores", [0.5, NAN], "rows [1]"),
     ("image_size", (11, 7, 3), "got (11, 7, 3)"),
     ("image_size", 11, "got 11"),
     ("image_size", (11, 0), "a width and a height"),
@@ -162,3 +166,71 @@ def test_what_was_given_is_not_changed():
     record = regions(boxes=boxes, box_format="xywh")
     record.boxes += 1
     assert boxes.tolist() == BOXES["xywh"]
+
+
+# --- Regions of one image from several places
+
+
+def test_boxes_and_features_come_one_after_the_other():
+    one, two = regions(source="a detector"), regions(boxes=[[0, 0, 11, 7]], features=np.ones((1, 5)), image_id=17)
+    both = concatenate_regions([one, two])
+    assert both.boxes.tolist() == [*BOXES["xyxy"], [0, 0, 11, 7]] and both.features[2].tolist() == [1] * 5
+    assert (both.image_id, both.image_size, both.source) == ("COCO_0017", (11, 7), "a detector")
+    assert both.scores is None and both.labels is None and both.class_probs is None
+    alone = concatenate_regions([one])
+    assert alone is not one and alone.boxes.tolist() == one.boxes.tolist() and alone.source == one.source
+
+
+@pytest.mark.parametrize(
+    "scores, expected",
+    [
+        ([None, None], None),
+        ([[0.5, 0.25], None], [0.5, 0.25, 1, 1]),
+        ([None, [0.5, 3]], [3, 3, 0.5, 3]),
+        ([[0.5, 2], [4, -1]], [0.5, 2, 4, -1]),
+    ],
+)
+def test_regions_without_a_score_are_certain(scores, expected):
+    both = concatenate_regions([regions(scores=one) for one in scores])
+    assert both.scores is None if expected is None else both.scores.tolist() == expected
+
+
+def test_what_all_have_is_kept():
+    full = {
+        "class_probs": np.eye(2),
+        "labels": ["cat", 3],
+        "attributes": np.array([4, 5]),
+        "attribute_scores": [0.5, 1],
+    }
+    both = concatenate_regions([regions(**full), regions(**full)])
+    assert both.class_probs.tolist() == [[1, 0], [0, 1]] * 2 and both.labels == ["cat", 3] * 2
+    assert both.attributes == [4, 5] * 2 and both.attribute_scores.tolist() == [0.5, 1] * 2
+    for name in full:
+        both = concatenate_regions([regions(**full), regions(**{**full, name: None})])
+        assert [other for other in full if getattr(both, other) is None] == [name]
+    assert concatenate_regions([regions(**full), regions(**{**full, "class_probs": np.eye(2, 3)})]).class_probs is None
+
+
+def test_sources_are_named_once():
+    records = [regions(source=source) for source in ("a", None, "b", "a")]
+    assert concatenate_regions(records).source == "a + b"
+    assert concatenate_regions(records[1:2]).source is None
+
+
+def test_a_record_without_regions_changes_nothing_but_the_source():
+    none = regions(boxes=np.zeros((0, 4)), features=np.zeros((0, 0)), source="given boxes")
+    full = regions(class_probs=np.eye(2), labels=[1, 2], scores=[0.5, 0.25], source="a detector")
+    both = concatenate_regions([none, full])
+    assert both.features.shape == (2, 5) and both.scores.tolist() == [0.5, 0.25] and both.labels == [1, 2]
+    assert both.class_probs is not None and both.source == "given boxes + a detector"
+    assert len(concatenate_regions([none, none])) == 0
+
+
+def test_what_does_not_fit_together_is_named():
+    one = regions(source="a detector")
+    with pytest.raises(ValueError, match=r"image sizes differ: \(11, 7\) .*\(a detector\), \(11, 8\) .*\(given\)"):
+        concatenate_regions([one, regions(image_size=(11, 8), source="given")])
+    with pytest.raises(ValueError, match="feature widths differ: 5 of image 'COCO_0017' .* 3 of image 9"):
+        concatenate_regions([one, one, regions(features=np.ones((2, 3)), image_id=9)])
+    with pytest.raises(ValueError, match="at least one"):
+        concatenate_regions([])
