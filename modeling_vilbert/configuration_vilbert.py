@@ -371,8 +371,8 @@ class ViLBertConfig(PreTrainedConfig):
                 )
             tasks = {name: TWELVE_IN_ONE_TASKS[name] for name in tasks}
         for name, task in tasks.items():
-            if not name.isidentifier() or hasattr(dict, name):
-                raise ValueError(f"tasks: a name must be a plain word, got {name!r}.")
+            if not name or "." in name or name.split() != [name] or hasattr(dict, name):
+                raise ValueError(f"tasks: a name must be a word without dots, got {name!r}.")
             if not isinstance(task, dict) or task.get("head") not in HEAD_TYPES:
                 raise ValueError(f"tasks: {name!r} must be a dict with a 'head' out of {HEAD_TYPES}, got {task!r}.")
             if not isinstance(task.get("num_labels", 1), int) or task.get("num_labels", 1) < 1:

@@ -264,7 +264,10 @@ class ViLBertGroundingHead(ViLBertHead):
     def loss(self, logits, labels):
         if not labels.is_floating_point():
             return class_loss(logits, labels)
-        return score_loss(logits, labels.masked_fill(logits == torch.finfo(logits.dtype).min, 0.0))
+        lowest = torch.finfo(logits.dtype).min
+        # The lowest score and the target 0 have a loss of 0.
+        left_out = (labels == IGNORE) | (logits == lowest)
+        return score_loss(logits.masked_fill(left_out, lowest), labels.masked_fill(left_out, 0.0))
 
 
 HEADS = {
@@ -477,7 +480,8 @@ class ViLBertForVisualGrounding(ViLBertTaskModel):
     r"""Scores every region: does the text mean it (RefCOCO, Visual7W, GuessWhat, Flickr30k Entities)?
 
     `labels`: float [B, R] are targets such as the overlap (IoU) with the true box, trained by binary cross-entropy
-    summed over regions; int [B] is the index of the region. `logits`: [B, R], with the dtype's minimum at padding.
+    summed over regions, but for those at -100; int [B] is the index of the region. `logits`: [B, R], with the dtype's
+    minimum at padding.
     """
 
     head_type = "grounding"

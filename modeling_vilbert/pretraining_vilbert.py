@@ -7,6 +7,7 @@ Shapes: B batch, T tokens, R regions, V vocabulary, C region classes (or the fea
 positions.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,14 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .configuration_vilbert import ViLBertConfig
-from .heads_vilbert import IGNORE, ViLBertFusion, check_classes, class_loss
+from .heads_vilbert import (
+    IGNORE,
+    ViLBertForImageAndTextRetrieval,
+    ViLBertFusion,
+    ViLBertMatchingHead,
+    check_classes,
+    class_loss,
+)
 from .modeling_vilbert import ViLBertModel, ViLBertPreTrainedModel, ViLBertStreamOutput
 
 
@@ -183,6 +191,35 @@ class ViLBertForPreTraining(ViLBertPreTrainedModel):
             alignment_loss=alignment_loss,
             **outputs.streams(),
         )
+
+    def as_retrieval(self) -> ViLBertForImageAndTextRetrieval:
+        """A retrieval model with the same trunk, not a copy, whose score is what alignment was trained to say.
+
+        It ranks without any training for retrieval (zero-shot: Lu et al., 2019, section 4). The score is the difference
+        of both alignment logits, so that its sigmoid is the probability that text and image belong together.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from modeling_vilbert import ViLBertConfig, ViLBertForPreTraining
+        >>> small = {"num_hidden_layers": 1}
+        >>> model = ViLBertForPreTraining(ViLBertConfig(text_config=small, vision_config=small)).eval()
+        >>> pairs = {"input_ids": torch.ones(2, 4, dtype=torch.long), "region_features": torch.rand(2, 3, 2048)}
+        >>> pairs["region_locations"] = torch.rand(2, 3, 5)
+        >>> model.as_retrieval()(**pairs).logits.shape
+        torch.Size([2, 1])
+
+        ```
+        """
+        with torch.device("meta"):
+            model = ViLBertForImageAndTextRetrieval(copy.deepcopy(self.config))
+        head = ViLBertMatchingHead(self.config).to(self.alignment_head.weight)
+        with torch.no_grad():
+            for name, value in self.alignment_head.named_parameters():
+                getattr(head.classifier, name).copy_(value[:1] - value[1:])
+        model.vilbert, model.head = self.vilbert, head
+        return model.train(self.training)
 
     def region_loss(
         self,

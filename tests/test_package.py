@@ -21,15 +21,16 @@ PACKAGE = Path(modeling_vilbert.__file__).parent
 
 # A file imports only from floors below its own.
 FLOORS = [
-    {"configuration_vilbert", "regions_vilbert", "plain_pickles", "backbones"},
-    {"conversion_vilbert", "region_records"},
-    {"region_table"},
-    {"region_formats", "extraction"},
-    {"regions", "bulk_extraction"},
+    {"configuration_vilbert", "regions_vilbert", "plain_pickles", "optional_packages"},
+    {"backbones", "conversion_vilbert", "region_records", "metrics"},
+    {"region_table", "annotation_records", "submissions"},
+    {"region_formats", "extraction", "box_annotations"},
+    {"regions", "bulk_extraction", "annotations"},
     {"modeling_vilbert", "image_processing_vilbert"},
     {"heads_vilbert", "processing_vilbert"},
-    {"pretraining_vilbert"},
-    {"pipeline_vilbert"},
+    {"pretraining_vilbert", "data_collators"},
+    {"training"},
+    {"pipeline_vilbert", "tasks"},
     {"cli"},
     {"__init__"},
 ]

@@ -1,0 +1,308 @@
+# Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
+"""The transfer tasks, a row each: what head they need, how long texts are, and what the papers trained them with.
+
+Sources: Lu et al., "ViLBERT", NeurIPS 2019, section 4; Lu et al., "12-in-1", CVPR 2020, sections 3 and 4.
+
+Reading order: `TASKS`; labels and models of a task; `prepare_task`, which makes of rows and regions what a trainer
+needs.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import EvalPrediction
+from transformers.utils import logging
+
+from .annotations import CLASS_NAMES, READERS, check_rows
+from .data_collators import CaptionRanking, ViLBertRetrievalCollator, ViLBertTaskCollator, similar_images
+from .heads_vilbert import (
+    ViLBertForImageAndTextRetrieval,
+    ViLBertForImagesAndTextClassification,
+    ViLBertForMultipleChoice,
+    ViLBertForQuestionAnswering,
+    ViLBertForSequenceClassification,
+    ViLBertForVisualGrounding,
+    ViLBertTaskModel,
+)
+from .metrics import METRICS, Predictions
+from .optional_packages import need
+from .processing_vilbert import ViLBertProcessor
+from .regions import join_regions
+from .regions_vilbert import Regions
+from .training import TaskData
+
+
+logger = logging.get_logger(__name__)
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row of `TASKS`.
+
+    Args:
+        title: what people call it.
+        images: where its images are from; in tasks of the same images, one id is one image.
+        head: a key of `heads_vilbert.HEADS`.
+        max_tokens, max_regions: longest text and most regions of an image (the whole image not counted).
+        batch_size, learning_rate, epochs: what the papers trained with.
+        task_token: its index in 12-in-1's table of task tokens.
+        drawn_choices: how many of the choices a training example shows; None shows all.
+        neighbors: how many similar images hard negatives are drawn from.
+        given_boxes: whether the annotated boxes have to be among the regions.
+    """
+
+    title: str
+    images: str
+    head: str
+    max_tokens: int
+    max_regions: int
+    batch_size: int
+    learning_rate: float
+    epochs: int
+    task_token: int
+    drawn_choices: int | None = None
+    neighbors: int | None = None
+    given_boxes: bool = False
+
+
+_ANSWERS, _CLASSES, _BOXES = "question_answering", "classification", "grounding"
+
+# Hateful Memes is in neither paper: settings are those of the like-sized entailment; its token is a free one.
+# fmt: off
+TASKS: dict[str, Task] = {
+    "vqa": Task("VQA v2", "coco", _ANSWERS, 23, 100, 128, 4e-5, 20, 1),
+    "genome_qa": Task("Visual Genome QA", "genome", _ANSWERS, 26, 100, 128, 4e-5, 20, 2),
+    "visual_dialog": Task("Visual Dialog", "coco", "choice", 50, 100, 64, 4e-5, 20, 3, drawn_choices=4),
+    "visual7w": Task("Visual7W pointing", "genome", _BOXES, 20, 199, 256, 2e-5, 20, 4, given_boxes=True),
+    "vcr_answer": Task("VCR Q->A", "movies", "choice", 60, 100, 64, 2e-5, 10, 5),
+    "vcr_rationale": Task("VCR QA->R", "movies", "choice", 80, 100, 64, 2e-5, 10, 6),
+    "retrieval_coco": Task("Retrieval, COCO", "coco", "matching", 30, 100, 128, 2e-5, 20, 7, neighbors=100),
+    "retrieval_flickr30k": Task("Retrieval, Flickr30k", "flickr", "matching", 30, 100, 128, 2e-5, 20, 8, neighbors=100),
+    "refcoco": Task("RefCOCO", "coco", _BOXES, 20, 100, 256, 2e-5, 20, 9),
+    "refcoco+": Task("RefCOCO+", "coco", _BOXES, 20, 100, 256, 2e-5, 20, 10),
+    "refcocog": Task("RefCOCOg", "coco", _BOXES, 20, 100, 256, 2e-5, 20, 11),
+    "nlvr2": Task("NLVR2", "nlvr2", "images", 40, 100, 64, 2e-5, 20, 12),
+    "snli_ve": Task("SNLI-VE", "flickr", _CLASSES, 56, 100, 256, 2e-5, 20, 13),
+    "guesswhat_answers": Task("GuessWhat, answers", "coco", _CLASSES, 25, 100, 256, 4e-5, 20, 14, given_boxes=True),
+    "gqa": Task("GQA", "genome", _ANSWERS, 26, 100, 128, 4e-5, 20, 15),
+    "foil": Task("FOIL", "coco", _CLASSES, 20, 100, 256, 4e-5, 20, 16),
+    "guesswhat_pointing": Task("GuessWhat, pointing", "coco", _BOXES, 256, 305, 64, 2e-5, 20, 17, given_boxes=True),
+    "flickr30k_grounding": Task("Flickr30k Entities", "flickr", _BOXES, 24, 199, 256, 2e-6, 20, 18),
+    "hateful_memes": Task("Hateful Memes", "memes", _CLASSES, 128, 100, 128, 2e-5, 20, 19),
+}
+# fmt: on
+
+MODELS: dict[str, type[ViLBertTaskModel]] = {
+    model.head_type: model
+    for model in (
+        ViLBertForQuestionAnswering,
+        ViLBertForSequenceClassification,
+        ViLBertForImagesAndTextClassification,
+        ViLBertForMultipleChoice,
+        ViLBertForImageAndTextRetrieval,
+        ViLBertForVisualGrounding,
+    )
+}
+
+
+def find_task(name: str) -> Task:
+    """The row of a task, or a ValueError that lists all."""
+    if name not in TASKS:
+        raise ValueError(f"task must be one of {sorted(TASKS)}, got {name!r}.")
+    return TASKS[name]
+
+
+def read_rows(name: str, files: Sequence[str | Path], split: str | None = None) -> list[dict]:
+    """The rows of a split out of its official annotation files, checked.
+
+    Args:
+        name: of the task.
+        files: as the data set's authors gave them out; `annotations.READERS` says which.
+        split: which rows to take, for files of several splits (RefCOCO, Karpathy's, Visual7W).
+
+    Raises:
+        ValueError: for files of another layout, and for rows that cannot be trained on; they are named.
+    """
+    find_task(name)
+    rows = READERS[name]([Path(file) for file in files], split)
+    check_rows(rows, name)
+    return rows
+
+
+def labels_of(name: str, rows: Rows, most: int | None = None) -> list[str] | None:
+    """The names of a task's outputs: its classes, or the answers of `rows`, the most frequent first; None without any.
+
+    Args:
+        most: so many answers are kept; 12-in-1 knows 3,129 of VQA and 1,533 of GQA.
+
+    Example:
+
+    ```python
+    >>> from modeling_vilbert.tasks import labels_of
+    >>> labels_of("gqa", [{"answers": ["red"]}, {"answers": ["blue"]}, {"answers": ["blue"]}])
+    ['blue', 'red']
+    >>> labels_of("snli_ve", [])
+    ['contradiction', 'neutral', 'entailment']
+
+    ```
+    """
+    task = find_task(name)
+    if name in CLASS_NAMES:
+        return list(CLASS_NAMES[name])
+    if task.head != _ANSWERS:
+        return None
+    counts = Counter(answer for row in rows for answer in row["answers"] or ())
+    if not counts:
+        raise ValueError(f"rows of {name} hold no answer to learn.")
+    return [answer for answer, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]]
+
+
+def head_of(name: str, labels: Sequence[str] | None) -> dict[str, Any]:
+    """The entry of `config.tasks` of a `ViLBertForMultiTask`."""
+    task = find_task(name)
+    return {"head": task.head, "num_labels": len(labels) if labels else 1, "task_token": task.task_token}
+
+
+def clean_split(train: Mapping[str, Rows], test: Mapping[str, Rows]) -> dict[str, list]:
+    """The training rows of many tasks without those whose image is a test image of any task (12-in-1, section 3.3).
+
+    Without it, what a model has seen in one task's training is what it is tested on in another.
+
+    Args:
+        train, test: task -> rows. Ids are compared among tasks of the same images (`Task.images`).
+
+    Example:
+
+    ```python
+    >>> from modeling_vilbert.tasks import clean_split
+    >>> train = {"vqa": [{"image_id": "1"}, {"image_id": "2"}], "nlvr2": [{"image_id": ["1", "3"]}]}
+    >>> clean_split(train, {"refcoco": [{"image_id": "2"}]})
+    {'vqa': [{'image_id': '1'}], 'nlvr2': [{'image_id': ['1', '3']}]}
+
+    ```
+    """
+    tested: dict[str, set[str]] = {}
+    for name, rows in test.items():
+        tested.setdefault(find_task(name).images, set()).update(image for row in rows for image in _images(row))
+    return {
+        name: [row for row in rows if tested.get(find_task(name).images, set()).isdisjoint(_images(row))]
+        for name, rows in train.items()
+    }
+
+
+def _images(row: Mapping[str, Any]) -> list[str]:
+    image_id = row["image_id"]
+    return image_id if isinstance(image_id, list) else [image_id]
+
+
+@dataclass
+class PreparedTask(TaskData):
+    """A `TaskData` that `prepare_task` has made, and what its examples to evaluate on are about.
+
+    Args:
+        name: of the task.
+        labels: names of the head's outputs.
+        rows: annotations of the examples to evaluate on.
+    """
+
+    name: str = ""
+    labels: Sequence[str] | None = None
+    rows: Rows | None = None
+
+    def __post_init__(self):
+        if self.rows is not None:
+            self.compute_metrics = self.measure
+
+    def predictions(self, prediction: EvalPrediction) -> Predictions:
+        """What a trainer predicted (`trainer.predict(data.evaluation)`), beside the rows that it is about."""
+        logits, labels = prediction.predictions, prediction.label_ids
+        if isinstance(self.evaluation, CaptionRanking):
+            logits, labels = self.evaluation.matrix(logits), None
+        return Predictions(logits, labels, self.rows, self.labels or ())
+
+    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The task's metrics of what a trainer predicted."""
+        return METRICS[self.name](self.predictions(prediction))
+
+
+def prepare_task(
+    name: str,
+    processor: ViLBertProcessor,
+    labels: Sequence[str] | None,
+    train: Rows | None = None,
+    train_regions: Mapping[str, Regions] | None = None,
+    evaluation: Rows | None = None,
+    evaluation_regions: Mapping[str, Regions] | None = None,
+    blind: bool = False,
+    seed: int = 0,
+    **settings,
+) -> PreparedTask:
+    """Rows of annotations and stores of regions -> data sets, collator and metrics of a task, for a trainer.
+
+    Args:
+        name: of the task.
+        processor: its tokenizer and image processor.
+        labels: names of the head's outputs, in order; of `labels_of`, or of a trained model's config.
+        train, evaluation: rows of `read_rows`.
+        train_regions, evaluation_regions: image id -> `Regions`, of `open_regions`. For tasks about given boxes, those
+            are among the regions: `open_regions([detected, given])`.
+        blind: show nothing of the images.
+        seed: of what is drawn: negatives, choices.
+        **settings: further fields of `TaskData`.
+
+    Raises:
+        ValueError: if an image has no regions, or labels do not fit the head; ids and numbers are named.
+    """
+    task = find_task(name)
+    label2id = {label: number for number, label in enumerate(labels)} if labels else None
+    common = {"label2id": label2id, "max_tokens": task.max_tokens, "blind": blind, "seed": seed}
+    for rows in (train, evaluation):
+        if rows is not None and label2id is not None:
+            _check_labels(name, rows, label2id)
+    # With all regions at hand before the first is read.
+    train_set = None if train is None else _joined(train, train_regions, task.drawn_choices)
+    examples = None if evaluation is None else _joined(evaluation, evaluation_regions)
+    collator = ViLBertTaskCollator(processor, **common)
+    if task.head == "matching":
+        if evaluation is not None:
+            examples = CaptionRanking(evaluation, evaluation_regions)
+        if train is not None:
+            near = similar_images(train_regions, {row["image_id"] for row in train}, task.neighbors)
+            collator = ViLBertRetrievalCollator(processor, train, train_regions, near, **common)
+    return PreparedTask(train_set, collator, examples, name=name, labels=labels, rows=evaluation, **settings)
+
+
+def _joined(rows: Rows, regions: Mapping[str, Regions], drawn_choices: int | None = None) -> Any:
+    """Rows with their regions; columns without a value in any row are left out."""
+    empty = {column for column in rows[0] if all(row[column] is None for row in rows)}
+    kept = [{column: value for column, value in row.items() if column not in empty} for row in rows]
+    dataset = need("datasets").Dataset.from_list(kept)
+    if drawn_choices is not None and "label" not in empty:
+        dataset = dataset.add_column("drawn_choices", [drawn_choices] * len(rows))
+    return join_regions(dataset, regions)
+
+
+def _check_labels(name: str, rows: Rows, label2id: Mapping[str, int]):
+    """Raise a ValueError for class names that the head does not have, warn of answers that it cannot give."""
+    if "answers" in rows[0]:
+        lost = [row["id"] for row in rows if row["answers"] and not label2id.keys() & set(row["answers"])]
+        if len(lost) == len(rows):
+            raise ValueError(f"labels of {name}: not one of {len(rows)} rows has an answer that the head knows.")
+        if lost:
+            logger.warning(
+                f"{name}: no answer of {len(lost)} of {len(rows)} rows is among the {len(label2id)} that the head "
+                f"knows, {', '.join(map(repr, lost[:5]))}, ...; they count as wrong."
+            )
+        return
+    unknown = [row for row in rows if isinstance(row.get("label"), str) and row["label"] not in label2id]
+    if unknown:
+        raise ValueError(
+            f"labels of {name} must be of {list(label2id)}; {len(unknown)} of {len(rows)} rows have others: "
+            + ", ".join(f"{row['id']!r} {row['label']!r}" for row in unknown[:5])
+            + "."
+        )

@@ -1,0 +1,186 @@
+"""Every task from its official files to its metrics, on composed scenes; and what is wrong with bad annotations."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import EXAMPLES
+from small_runs import arguments
+
+from modeling_vilbert import (
+    MultiTaskTrainer,
+    ViLBertForMultiTask,
+    ViLBertTrainer,
+    open_regions,
+)
+from modeling_vilbert.annotations import READERS
+from modeling_vilbert.heads_vilbert import HEADS
+from modeling_vilbert.metrics import METRICS
+from modeling_vilbert.submissions import SUBMISSIONS
+from modeling_vilbert.tasks import MODELS, TASKS, clean_split, find_task, head_of, labels_of, prepare_task, read_rows
+
+
+sys.path.insert(0, str(EXAMPLES))
+import scenes  # noqa: E402
+import small_model  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return scenes.compose(tmp_path_factory.mktemp("scenes") / "few", train=12, val=4, test=8)
+
+
+@pytest.fixture(scope="module")
+def stores(folder):
+    detected = open_regions(folder / "regions")
+    given = open_regions([folder / "regions", folder / "objects"])
+    return {task: given if row.given_boxes else detected for task, row in TASKS.items()}
+
+
+def rows_of(folder, task: str, split: str = "train") -> list[dict]:
+    return read_rows(task, *scenes.scene_files(folder, task, split))
+
+
+def test_the_tables_speak_of_the_same_tasks():
+    assert TASKS.keys() == READERS.keys() == METRICS.keys() and SUBMISSIONS.keys() <= TASKS.keys()
+    assert {row.head for row in TASKS.values()} == set(HEADS) == set(MODELS)
+    tokens = [row.task_token for row in TASKS.values()]
+    assert len(set(tokens)) == len(tokens) and max(tokens) < 20
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_trains_and_is_measured(task, folder, stores, tmp_path):
+    train, test = rows_of(folder, task)[:16], rows_of(folder, task, "test")[:10]
+    labels = labels_of(task, train)
+    data = prepare_task(task, small_model.new_processor(), labels, train, stores[task], test, stores[task])
+    torch.manual_seed(0)
+    model = MODELS[TASKS[task].head](small_model.small_config(id2label=dict(enumerate(labels or ["score"]))))
+    # Batches of unequal lengths, one of which is not full.
+    settings = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 3, "max_steps": 2, "max_grad_norm": 1.0}
+    trainer = ViLBertTrainer(
+        model,
+        arguments(tmp_path, **settings),
+        data.collator,
+        data.train,
+        data.evaluation,
+        compute_metrics=data.compute_metrics,
+    )
+    assert np.isfinite(trainer.train().training_loss)
+    metrics = trainer.evaluate()
+    assert np.isfinite(metrics["eval_loss"])
+    names = [
+        name
+        for name in metrics
+        if name.startswith("eval_") and not name.endswith(("loss", "runtime", "second", "time"))
+    ]
+    assert names and all(np.isfinite(metrics[name]) for name in names)
+
+    predicted = trainer.predict(data.evaluation)
+    predictions = data.predictions(predicted)
+    assert METRICS[task](predictions)[names[0].removeprefix("eval_")] == metrics[names[0]]
+    # Each row of the predictions is that of its example alone.
+    model.eval()
+    for number in (0, 4, len(data.evaluation) - 1):
+        batch = data.collator([data.evaluation[number]])
+        with torch.inference_mode():
+            alone = model(**batch).logits[0].numpy()
+        np.testing.assert_allclose(predicted.predictions[number][: len(alone)], alone, atol=1e-5)
+    if task in SUBMISSIONS:
+        SUBMISSIONS[task](predictions, tmp_path / "submission")
+        assert (tmp_path / "submission").stat().st_size
+
+
+def test_many_tasks_at_once(folder, stores, tmp_path):
+    tasks = ["vqa", "retrieval_coco", "nlvr2", "vcr_answer", "guesswhat_answers", "refcoco+", "visual7w"]
+    rows = {task: rows_of(folder, task)[:12] for task in tasks}
+    labels = {task: labels_of(task, rows[task]) for task in tasks}
+    config = small_model.small_config(tasks={task.replace("+", "_plus"): head_of(task, labels[task]) for task in tasks})
+    data = {
+        task.replace("+", "_plus"): prepare_task(
+            task, small_model.new_processor(), labels[task], rows[task], stores[task], rows[task][:6], stores[task]
+        )
+        for task in tasks
+    }
+    settings = {"per_device_train_batch_size": 3, "per_device_eval_batch_size": 3, "max_steps": 7}
+    trainer = MultiTaskTrainer(ViLBertForMultiTask(config), arguments(tmp_path, **settings), data)
+    trainer.train()
+    metrics = trainer.evaluate()
+    for task in data:
+        assert np.isfinite(metrics[f"eval_{task}_loss"])
+
+
+def test_test_splits_without_truth(folder, stores, tmp_path):
+    """Nothing to learn from, and still predictions and a file to hand in."""
+    for task, hidden in (
+        ("vqa", ("answers", "scores", "human_answers")),
+        ("refcoco", ("box",)),
+        ("visual_dialog", ("label", "relevance")),
+    ):
+        train = rows_of(folder, task)
+        test = [{**row, **dict.fromkeys(hidden)} for row in rows_of(folder, task, "test")[:5]]
+        labels = labels_of(task, train)
+        data = prepare_task(task, small_model.new_processor(), labels, None, None, test, stores[task])
+        model = MODELS[TASKS[task].head](small_model.small_config(id2label=dict(enumerate(labels or ["score"]))))
+        trainer = ViLBertTrainer(model, arguments(tmp_path), data.collator)
+        predicted = trainer.predict(data.evaluation)
+        assert predicted.label_ids is None
+        SUBMISSIONS[task](data.predictions(predicted), tmp_path / task)
+        assert (tmp_path / task).stat().st_size
+
+
+# Splits
+
+
+def test_clean_split_leaves_out_test_images_of_every_task():
+    train = {
+        "vqa": [{"image_id": str(i)} for i in range(6)],
+        "gqa": [{"image_id": str(i)} for i in range(6)],
+        "nlvr2": [{"image_id": ["a", "b"]}, {"image_id": ["c", "d"]}],
+    }
+    test = {"refcoco": [{"image_id": "1"}], "vqa": [{"image_id": "4"}], "nlvr2": [{"image_id": ["x", "d"]}]}
+    clean = clean_split(train, test)
+    assert [row["image_id"] for row in clean["vqa"]] == ["0", "2", "3", "5"]
+    # Images of Visual Genome have numbers of their own.
+    assert clean["gqa"] == train["gqa"] and clean["nlvr2"] == train["nlvr2"][:1]
+
+
+# Bad annotations
+
+
+def test_unknown_tasks_are_named():
+    with pytest.raises(ValueError, match="task must be one of .*'vqa'.*got 'captioning'"):
+        find_task("captioning")
+
+
+def test_images_without_regions_are_named(folder, stores):
+    rows = [{**row, "image_id": "nowhere"} if i < 2 else row for i, row in enumerate(rows_of(folder, "vqa"))]
+    with pytest.raises(ValueError, match="1 of .* image ids.*'nowhere'"):
+        prepare_task("vqa", small_model.new_processor(), labels_of("vqa", rows), rows, stores["vqa"])
+
+
+def test_answers_outside_the_vocabulary(folder, stores, caplog):
+    rows = rows_of(folder, "gqa")
+    with pytest.raises(ValueError, match="not one of .* rows has an answer that the head knows"):
+        prepare_task("gqa", small_model.new_processor(), ["a bicycle"], rows, stores["gqa"])
+    known = labels_of("gqa", rows, most=2)
+    import transformers
+
+    transformers.utils.logging.enable_propagation()
+    try:
+        prepare_task("gqa", small_model.new_processor(), known, rows, stores["gqa"])
+    finally:
+        transformers.utils.logging.disable_propagation()
+    assert "is among the 2 that the head knows" in caplog.text
+
+
+def test_labels_that_do_not_fit_are_named(folder, stores):
+    rows = rows_of(folder, "snli_ve")
+    rows = [{**rows[0], "label": "perhaps"}, *rows[1:]]
+    with pytest.raises(ValueError, match=f"1 of {len(rows)} rows have others: '{rows[0]['id']}' 'perhaps'"):
+        prepare_task("snli_ve", small_model.new_processor(), labels_of("snli_ve", rows), rows, stores["snli_ve"])
+
+
+def test_no_answers_to_learn_are_named():
+    with pytest.raises(ValueError, match="hold no answer to learn"):
+        labels_of("vqa", [{"answers": None}])
