@@ -192,6 +192,19 @@ SUBMISSIONS: dict[str, Callable[[Predictions, Path], None]] = {
 }
 
 
+# Whose file is no JSON.
+_CSV = {"nlvr2", "snli_ve", "hateful_memes"}
+
+
+def write_submission(task: str, predictions: Predictions, folder: str | Path) -> Path | None:
+    """Write the file of a task into a folder, as `submission.json` or `submission.csv`; None for a task without one."""
+    if task not in SUBMISSIONS:
+        return None
+    path = Path(folder) / f"submission.{'csv' if task in _CSV else 'json'}"
+    SUBMISSIONS[task](predictions, path)
+    return path
+
+
 def _ids(predictions: Predictions) -> list[str]:
     return [str(name) for name in predictions.column("id")]
 

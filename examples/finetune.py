@@ -1,0 +1,158 @@
+# Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
+"""Fine-tune ViLBERT on any of the transfer tasks: questions, choices, grounding, retrieval, pairs, entailment, ...
+
+    pip install ".[examples]"
+    python examples/finetune.py --task refcoco+                     # on composed scenes, in a minute on two CPU cores
+    python examples/finetune.py --task vqa --model runs/pretrain    # from a pre-trained model
+    python examples/finetune.py --task vqa --model FOLDER --regions STORE \
+        --annotations v2_OpenEnded_mscoco_train2014_questions.json v2_mscoco_train2014_annotations.json \
+        --eval_annotations v2_OpenEnded_mscoco_val2014_questions.json v2_mscoco_val2014_annotations.json
+
+1. Annotations in their official layout, or composed scenes in the same layout. `--regions` are stores of any format
+   that `open_regions` reads; for tasks about given boxes, two of them: the detected and the given ones.
+2. Training: `ViLBertTrainer` with what the papers used for the task; all of Trainer's arguments are this script's.
+3. The task's own metrics on `--eval_annotations`, or on composed scenes with combinations that training never had;
+   `--text_only` trains and evaluates without the images, to see what the words give away.
+4. In `--output_dir`: the model, its processor, `results.json`, and the submission file of a task that has one.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scenes import scene_files
+from small_model import SceneOptions, composed, parse, processor_of, small_config
+from transformers import TrainingArguments, set_seed
+
+from modeling_vilbert import ViLBertTrainer, open_regions
+from modeling_vilbert.metrics import METRICS, Predictions
+from modeling_vilbert.submissions import write_submission
+from modeling_vilbert.tasks import MODELS, TASKS, labels_of, prepare_task, read_rows
+
+
+@dataclass
+class Options(SceneOptions):
+    task: str = field(default="vqa", metadata={"choices": list(TASKS), "help": "which task"})
+    annotations: list[str] = field(default_factory=list, metadata={"help": "official files; default: composed scenes"})
+    split: str | None = field(default=None, metadata={"help": "which rows of files of several splits"})
+    eval_annotations: list[str] = field(default_factory=list, metadata={"help": "the same, to evaluate on"})
+    eval_split: str | None = field(default=None, metadata={"help": "the same, to evaluate on"})
+    regions: list[str] = field(default_factory=list, metadata={"help": "stores of regions of the images"})
+    eval_regions: list[str] = field(
+        default_factory=list, metadata={"help": "the same, to evaluate on; default: --regions"}
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "folder of a model to start from; default: a small new one"}
+    )
+    most_answers: int | None = field(default=None, metadata={"help": "keep so many answers (12-in-1: 3129 of VQA)"})
+    text_only: bool = field(default=False, metadata={"help": "show nothing of the images"})
+
+
+def defaults_of(options: Options) -> dict[str, Any]:
+    """Trainer's arguments: the papers' for real data, others for a small model and a short run."""
+    row = TASKS[options.task]
+    output = {"output_dir": f"runs/finetune/{options.task}"}
+    if options.annotations:
+        return output | {
+            "learning_rate": row.learning_rate,
+            "num_train_epochs": row.epochs,
+            "per_device_train_batch_size": row.batch_size,
+        }
+    return output | {
+        "learning_rate": 1e-3,
+        "max_steps": 500,
+        # An example of these holds several pairs of text and image.
+        "per_device_train_batch_size": {"choice": 16, "matching": 16, "images": 32}.get(row.head, 64),
+        "per_device_eval_batch_size": {"choice": 16, "matching": 4, "images": 32}.get(row.head, 64),
+    }
+
+
+def read_data(options: Options, arguments: TrainingArguments) -> tuple[list, Any, list, Any]:
+    """Rows and regions to train on, and to evaluate on."""
+    if options.annotations:
+        train = read_rows(options.task, options.annotations, options.split)
+        test = read_rows(options.task, options.eval_annotations, options.eval_split)
+        return train, open_regions(options.regions), test, open_regions(options.eval_regions or options.regions)
+    folder = composed(options, arguments)
+    train, test = (read_rows(options.task, *scene_files(folder, options.task, split)) for split in ("train", "test"))
+    given = TASKS[options.task].given_boxes
+    store = open_regions([folder / "regions", folder / "objects"] if given else folder / "regions")
+    return train, store, test, store
+
+
+def new_model(options: Options, labels: list[str] | None):
+    row = TASKS[options.task]
+    fields = {"id2label": dict(enumerate(labels or ["score"]))}
+    if options.model is None:
+        return MODELS[row.head](small_config(**fields))
+    return MODELS[row.head].from_pretrained(options.model, ignore_mismatched_sizes=True, **fields)
+
+
+def chance(task: str, predictions: Predictions) -> float:
+    """What the task's first metric gives to random scores, or to the same best guess for all, whichever is more."""
+    drawn = np.random.default_rng(0)
+    guesses = [drawn.normal(size=predictions.logits.shape) for _ in range(10)]
+    scores = [next(iter(METRICS[task](replace(predictions, logits=guess)).values())) for guess in guesses]
+    if TASKS[task].head not in ("question_answering", "classification", "images"):
+        return float(np.mean(scores))
+    labels = predictions.labels
+    known = labels[labels >= 0] if labels.ndim == 1 else labels
+    frequency = known.mean(0) if labels.ndim == 2 else np.bincount(known, minlength=predictions.logits.shape[1])
+    constant = np.tile(frequency, (len(labels), 1)).astype(float)
+    return max(float(np.mean(scores)), next(iter(METRICS[task](replace(predictions, logits=constant)).values())))
+
+
+def main():
+    options, arguments = parse(Options, defaults_of)
+    set_seed(arguments.seed)
+    train, train_regions, test, test_regions = read_data(options, arguments)
+    labels = labels_of(options.task, train, options.most_answers)
+    model, processor = new_model(options, labels), processor_of(options.model)
+    data = prepare_task(
+        options.task,
+        processor,
+        labels,
+        train,
+        train_regions,
+        test,
+        test_regions,
+        blind=options.text_only,
+        seed=arguments.seed,
+    )
+    trainer = ViLBertTrainer(
+        model,
+        arguments,
+        data.collator,
+        data.train,
+        data.evaluation,
+        processing_class=processor,
+        compute_metrics=data.compute_metrics,
+    )
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    trainer.save_model()
+
+    predicted = trainer.predict(data.evaluation, metric_key_prefix="test")
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(arguments.output_dir)
+    results = {name.removeprefix("test_"): value for name, value in predicted.metrics.items()}
+    predictions = data.predictions(predicted)
+    results |= {
+        "task": options.task,
+        "chance": None if predictions.labels is None else chance(options.task, predictions),
+        "examples": {"train": len(train), "test": len(test)},
+        "steps": trainer.state.global_step,
+        "text_only": options.text_only,
+        "composed": not options.annotations,
+    }
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_submission(options.task, predictions, folder)
+    print(f"{TASKS[options.task].title}, {'composed scenes' if results['composed'] else 'own files'}:")
+    for name, value in results.items():
+        print(f"  {name:<28}{value:.4f}" if isinstance(value, float) else f"  {name:<28}{value}")
+
+
+if __name__ == "__main__":
+    main()

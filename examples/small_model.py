@@ -1,0 +1,86 @@
+# Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
+"""The small ViLBERT that the examples train on composed scenes, and what they all ask on the command line."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from scenes import CLASSES, FEATURE_SIZE, SOURCE, compose, word_tokenizer
+from transformers import AutoProcessor, HfArgumentParser, TrainingArguments
+
+from modeling_vilbert import ViLBertConfig, ViLBertImageProcessor, ViLBertProcessor
+
+
+@dataclass
+class SceneOptions:
+    scenes: str = field(default="runs/scenes", metadata={"help": "folder of the composed scenes; made where missing"})
+    train_scenes: int = field(default=2000, metadata={"help": "composed scenes to train on"})
+    test_scenes: int = field(default=200, metadata={"help": "composed scenes to choose by, and as many to test on"})
+
+
+def small_config(**fields: Any) -> ViLBertConfig:
+    """128 wide, 3 text and 2 vision layers, 2 co-attentions; 1.2 million parameters.
+
+    In so short a run, dropout costs more than it gives, and larger initial weights than N(0, 0.02) learn sooner.
+    """
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    sizes = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 256, **no_dropout}
+    defaults = {
+        "text_config": {"num_hidden_layers": 3, "vocab_size": len(word_tokenizer()), **sizes},
+        "vision_config": {
+            "num_hidden_layers": 2,
+            "feature_size": FEATURE_SIZE,
+            "feature_source": SOURCE,
+            "num_region_classes": len(CLASSES),
+            **sizes,
+        },
+        "coattention_hidden_size": 128,
+        "coattention_num_attention_heads": 4,
+        "fusion_dropout": 0.0,
+        "initializer_range": 0.05,
+        # So short sequences are slower with PyTorch's fused attention.
+        "attn_implementation": "eager",
+    }
+    return ViLBertConfig(**{**defaults, **fields})
+
+
+def new_processor(max_regions: int | None = 100) -> ViLBertProcessor:
+    return ViLBertProcessor(ViLBertImageProcessor(max_regions=max_regions), word_tokenizer())
+
+
+def processor_of(model: str | None) -> ViLBertProcessor:
+    """That of a saved model, or a new one for composed scenes."""
+    return new_processor() if model is None else AutoProcessor.from_pretrained(model)
+
+
+def composed(options: SceneOptions, arguments: TrainingArguments) -> Path:
+    """The folder of the composed scenes that the options ask for; few of them for a run that is cut short."""
+    cut_short = 0 < arguments.max_steps < 50
+    train, test = (40, 12) if cut_short else (options.train_scenes, options.test_scenes)
+    return compose(Path(options.scenes) / f"{train}-{test}", train=train, val=test, test=test, seed=0)
+
+
+def parse(options_type: type, defaults: Callable[[Any], dict[str, Any]]) -> tuple[Any, TrainingArguments]:
+    """The example's options and Trainer's, both from one command line.
+
+    `defaults` makes Trainer's out of the example's; what the command line says comes before them.
+    """
+    common = {
+        "use_cpu": not torch.cuda.is_available(),
+        "report_to": ["none"],
+        "logging_steps": 50,
+        "save_strategy": "no",
+        "warmup_steps": 0.1,
+        "weight_decay": 0.01,
+    }
+    try:
+        parser = HfArgumentParser(options_type, add_help=False, allow_abbrev=False)
+        options, _ = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+        parser = HfArgumentParser((options_type, TrainingArguments), allow_abbrev=False)
+        parser.set_defaults(**{**common, **defaults(options)})
+        return parser.parse_args_into_dataclasses()
+    except ValueError as error:
+        sys.exit(f"{sys.argv[0]}: {error}")
