@@ -2,7 +2,7 @@
 """The ViLBERT paper's claims, measured small: does pre-training help, does co-attention, do two streams?
 
     pip install ".[examples]"
-    python examples/claims.py --output runs/claims              # three seeds, about an hour and a half on two CPU cores
+    python examples/claims.py --output runs/claims              # three seeds, about an hour on two CPU cores
     python examples/claims.py --max-steps 2 --seeds 0           # to see that all runs
 
 All variants read the same composed scenes, take equally many steps with the same batches, and have the same heads; only
@@ -41,7 +41,7 @@ from modeling_vilbert.modeling_vilbert import ViLBertModelOutput
 from modeling_vilbert.tasks import MODELS, TASKS, labels_of, prepare_task, read_rows
 
 
-PRETRAINING_STEPS, STEPS, LEARNING_RATE = 1200, 400, 1e-3
+PRETRAINING_STEPS, STEPS, LEARNING_RATE = 800, 250, 1e-3
 # Pairs of text and image in a batch, and test scenes whose captions are ranked.
 PAIRS, RANKED = 64, 100
 TRANSFER = {"vqa": "questions", "refcoco+": "expressions", "retrieval_coco": "retrieval R@1"}

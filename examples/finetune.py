@@ -47,6 +47,7 @@ class Options(SceneOptions):
         default=None, metadata={"help": "folder of a model to start from; default: a small new one"}
     )
     most_answers: int | None = field(default=None, metadata={"help": "keep so many answers (12-in-1: 3129 of VQA)"})
+    head_learning_rate: float | None = field(default=None, metadata={"help": "of the head; 12-in-1 used 1e-4"})
     text_only: bool = field(default=False, metadata={"help": "show nothing of the images"})
 
 
@@ -62,7 +63,7 @@ def defaults_of(options: Options) -> dict[str, Any]:
         }
     return output | {
         "learning_rate": 1e-3,
-        "max_steps": 500,
+        "max_steps": 400,
         # An example of these holds several pairs of text and image.
         "per_device_train_batch_size": {"choice": 16, "matching": 16, "images": 32}.get(row.head, 64),
         "per_device_eval_batch_size": {"choice": 16, "matching": 4, "images": 32}.get(row.head, 64),
@@ -129,6 +130,7 @@ def main():
         data.evaluation,
         processing_class=processor,
         compute_metrics=data.compute_metrics,
+        head_learning_rate=options.head_learning_rate,
     )
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     trainer.save_model()

@@ -48,12 +48,22 @@ class ViLBertTrainer(Trainer):
 
     Otherwise it is Trainer. A collator that draws by epoch (`SampleDraws`) is told the epoch.
 
+    Args:
+        model, args, data_collator, *arguments, **settings: as of Trainer.
+        head_learning_rate: of what is not the trunk; 12-in-1's is 1e-4. Default: that of all.
+
     Raises:
         ValueError: for `label_smoothing_factor`, which the losses of these models do not have.
     """
 
     def __init__(
-        self, model=None, args: TrainingArguments | None = None, data_collator: Any = None, *arguments, **settings
+        self,
+        model=None,
+        args: TrainingArguments | None = None,
+        data_collator: Any = None,
+        *arguments,
+        head_learning_rate: float | None = None,
+        **settings,
     ):
         args = TrainingArguments() if args is None else args
         if args.label_smoothing_factor:
@@ -63,11 +73,26 @@ class ViLBertTrainer(Trainer):
         if args.ddp_find_unused_parameters is None:
             # Heads that are not asked and states that no score reads have no gradient.
             args.ddp_find_unused_parameters = True
+        self.head_learning_rate = head_learning_rate
         super().__init__(model, args, data_collator, *arguments, **settings)
         if isinstance(data_collator, SampleDraws):
             self.add_callback(data_collator)
         # The losses are divided by what the whole step holds, so that Trainer need not divide them.
         self.model_accepts_loss_kwargs = True
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made and self.head_learning_rate is not None:
+            named = (self.model if model is None else model).named_parameters()
+            # Wrappers put their own names in front.
+            heads = {id(value) for name, value in named if ".vilbert." not in f".{name}"}
+            for group in list(optimizer.param_groups):
+                of_heads = [value for value in group["params"] if id(value) in heads]
+                group["params"] = [value for value in group["params"] if id(value) not in heads]
+                if of_heads:
+                    optimizer.add_param_group({**group, "params": of_heads, "lr": self.head_learning_rate})
+        return optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> dict | None:
         """The counts of all batches of a step, on all processes."""

@@ -28,7 +28,7 @@ import small_model  # noqa: E402
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return scenes.compose(tmp_path_factory.mktemp("scenes") / "few", train=12, val=4, test=8)
+    return scenes.compose(tmp_path_factory.mktemp("scenes") / "few", train=12, val=8, test=8)
 
 
 @pytest.fixture(scope="module")

@@ -101,6 +101,24 @@ def test_evaluation_says_what_the_model_says(tmp_path):
     assert trainer.evaluate(pretraining_examples(48))["eval_loss"] == pytest.approx(expected, abs=1e-5)
 
 
+def test_heads_have_a_learning_rate_of_their_own(tmp_path):
+    trainer = ViLBertTrainer(
+        ViLBertForPreTraining(config_without_dropout()),
+        arguments(tmp_path, learning_rate=1e-5),
+        head_learning_rate=1e-4,
+    )
+    trainer.create_optimizer()
+    names = {id(value): name for name, value in trainer.model.named_parameters()}
+    rates = {names[id(value)]: group["lr"] for group in trainer.optimizer.param_groups for value in group["params"]}
+    assert rates.keys() == {name for name, _ in trainer.model.named_parameters()}
+    assert {name.startswith("vilbert.") for name, rate in rates.items() if rate == 1e-5} == {True}
+    assert {name.startswith("vilbert.") for name, rate in rates.items() if rate == 1e-4} == {False}
+    decays = {
+        names[id(value)]: group["weight_decay"] for group in trainer.optimizer.param_groups for value in group["params"]
+    }
+    assert decays["alignment_head.bias"] == 0 and decays["vilbert.text_embeddings.norm.weight"] == 0
+
+
 def test_label_smoothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="label_smoothing_factor must be 0"):
         ViLBertTrainer(ViLBertForPreTraining(config_without_dropout()), arguments(tmp_path, label_smoothing_factor=0.1))
