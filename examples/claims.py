@@ -41,7 +41,7 @@ from modeling_vilbert.modeling_vilbert import ViLBertModelOutput
 from modeling_vilbert.tasks import MODELS, TASKS, labels_of, prepare_task, read_rows
 
 
-PRETRAINING_STEPS, STEPS, LEARNING_RATE = 800, 250, 1e-3
+PRETRAINING_STEPS, STEPS, LEARNING_RATE = 600, 200, 1e-3
 # Pairs of text and image in a batch, and test scenes whose captions are ranked.
 PAIRS, RANKED = 64, 100
 TRANSFER = {"vqa": "questions", "refcoco+": "expressions", "retrieval_coco": "retrieval R@1"}

@@ -63,7 +63,7 @@ def defaults_of(options: Options) -> dict[str, Any]:
         }
     return output | {
         "learning_rate": 1e-3,
-        "max_steps": 400,
+        "max_steps": 300,
         # An example of these holds several pairs of text and image.
         "per_device_train_batch_size": {"choice": 16, "matching": 16, "images": 32}.get(row.head, 64),
         "per_device_eval_batch_size": {"choice": 16, "matching": 4, "images": 32}.get(row.head, 64),
