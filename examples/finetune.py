@@ -141,9 +141,11 @@ def main():
     folder = Path(arguments.output_dir)
     results = {name.removeprefix("test_"): value for name, value in predicted.metrics.items()}
     predictions = data.predictions(predicted)
+    if predicted.label_ids is not None:
+        metric = next(iter(METRICS[options.task](predictions)))
+        results |= {"metric": metric, "score": results[metric], "chance": chance(options.task, predictions)}
     results |= {
         "task": options.task,
-        "chance": None if predictions.labels is None else chance(options.task, predictions),
         "examples": {"train": len(train), "test": len(test)},
         "steps": trainer.state.global_step,
         "text_only": options.text_only,

@@ -62,8 +62,13 @@ class SampleDraws(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.set_epoch(self.epoch + 1)
 
-    def draws(self, *sample) -> np.random.Generator:
-        return np.random.default_rng([self.seed, max(self.epoch, 0), zlib.crc32(repr(sample).encode())])
+    def draws(self, example: Mapping[str, Any], *sample) -> np.random.Generator:
+        """A generator for what is drawn of `example`; `sample` says what that is and which example.
+
+        A stream that repeats itself has one epoch for Trainer; a column `epoch` of its examples counts its passes.
+        """
+        epoch = example.get("epoch", max(self.epoch, 0))
+        return np.random.default_rng([self.seed, epoch, zlib.crc32(repr(sample).encode())])
 
 
 def box_overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -94,8 +99,8 @@ class ViLBertPreTrainingCollator(SampleDraws):
         word_share: of the tokens that are predicted, in [0, 1].
         whole_words: choose all tokens of a word together.
         region_share: of the regions that are predicted, in [0, 1].
-        masked_overlap: regions that overlap a predicted one by more than this IoU lose their features, too, as the
-            12-in-1 paper has it (its code does not); None leaves them as they are.
+        masked_overlap: regions that overlap another predicted one by more than this IoU lose their features, too, as
+            the 12-in-1 paper has it (its code does not); None leaves them as they are.
         max_tokens: longer texts are cut.
         seed: of all draws.
 
@@ -166,8 +171,7 @@ class ViLBertPreTrainingCollator(SampleDraws):
         self._words = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
-        draws = [self.draws(example["image_id"], example["text"]) for example in examples]
-        texts, misaligned = zip(*map(self._text, examples, draws))
+        texts, misaligned = zip(*map(self._text, examples))
         words = self.processor.tokenizer(
             list(texts),
             padding=True,
@@ -176,29 +180,35 @@ class ViLBertPreTrainingCollator(SampleDraws):
             return_special_tokens_mask=True,
             return_tensors="pt",
         )
-        special = words.pop("special_tokens_mask").bool().numpy() | (words["attention_mask"] == 0).numpy()
+        special = words.pop("special_tokens_mask").bool().numpy()
+        real = words["attention_mask"].bool().numpy()
         labels = torch.full_like(words["input_ids"], IGNORE)
         regions = self.processor.image_processor([example["regions"] for example in examples], return_tensors="pt")
         masked_regions = torch.zeros(regions["region_attention_mask"].shape, dtype=torch.bool)
         targets = None
-        for number, (example, drawn) in enumerate(zip(examples, draws)):
-            word_ids = words.word_ids(number) if self.whole_words else None
-            self._mask_words(
-                words["input_ids"][number].numpy(), labels[number].numpy(), special[number], word_ids, drawn
+        for number, example in enumerate(examples):
+            units = self._units(words, number)
+            # Padding takes no part: what is drawn must not depend on how long other texts are.
+            ids, here = words["input_ids"][number].numpy(), real[number]
+            masked, chosen = self._masked_words(
+                ids[here], units[here], special[number, here], self._draws("words", example)
             )
+            labels[number, here] = torch.from_numpy(np.where(chosen, ids[here], IGNORE))
+            ids[here] = masked
+
             record = example["regions"]
             kept = best_regions(record, self.processor.image_processor.max_regions)
             target = self._targets(record)[kept]
             if targets is None:
                 targets = torch.zeros(*masked_regions.shape, target.shape[1])
             # Region 0 is the whole image.
-            here = slice(1, len(kept) + 1)
-            targets[number, here] = torch.from_numpy(target.astype(np.float32))
-            predicted, hidden = self._masked_regions(record.boxes[kept], drawn)
-            masked_regions[number, here] = torch.from_numpy(predicted)
+            rows = slice(1, len(kept) + 1)
+            targets[number, rows] = torch.from_numpy(target.astype(np.float32))
+            predicted, hidden = self._masked_regions(record.boxes[kept], self._draws("regions", example))
+            masked_regions[number, rows] = torch.from_numpy(predicted)
             features = regions["region_features"][number]
-            features[here][torch.from_numpy(hidden)] = 0
-            features[0] = features[here].float().sum(0) / max(len(kept) - hidden.sum(), 1)
+            features[rows][torch.from_numpy(hidden)] = 0
+            features[0] = features[rows].float().sum(0) / max(len(kept) - hidden.sum(), 1)
 
         misaligned = torch.tensor(misaligned)
         if self.objective == "aligned_pairs":
@@ -216,48 +226,46 @@ class ViLBertPreTrainingCollator(SampleDraws):
             "alignment_labels": alignment_labels,
         }
 
-    def _text(self, example: Mapping[str, Any], drawn: np.random.Generator) -> tuple[str, bool]:
+    def _draws(self, what: str, example: Mapping[str, Any]) -> np.random.Generator:
+        return self.draws(example, what, example["image_id"], example["text"])
+
+    def _text(self, example: Mapping[str, Any]) -> tuple[str, bool]:
         """The example's text or another image's, and whether it is another's."""
-        text = example["text"]
+        image_id, text, drawn = example["image_id"], example["text"], self._draws("text", example)
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"text of image {example['image_id']!r} must hold at least one word, got {text!r}.")
+            raise ValueError(f"text of image {image_id!r} must hold at least one word, got {text!r}.")
         if self.objective == "no_alignment" or drawn.random() < 0.5:
             return text, False
         for _ in range(1000):
             other = self.captions[int(drawn.integers(len(self.captions)))]
             # Another image may have the very same text, which is then no mismatch.
-            if other["image_id"] != example["image_id"] and other["text"] != text:
+            if other["image_id"] != image_id and other["text"].strip() and other["text"] != text:
                 return other["text"], True
-        raise ValueError(f"captions: hardly any is of another image than {example['image_id']!r} and of another text.")
+        raise ValueError(f"captions: hardly any is of another image than {image_id!r} and of another text.")
 
-    def _mask_words(
-        self,
-        ids: np.ndarray,
-        labels: np.ndarray,
-        special: np.ndarray,
-        word_ids: list | None,
-        drawn: np.random.Generator,
-    ):
-        """Mask `ids` [T] in place, and write what they were into `labels` [T]."""
-        # What is chosen together: a token, or all tokens of a word.
-        units = (
-            np.arange(len(ids)) if word_ids is None else np.array([-1 if word is None else word for word in word_ids])
-        )
+    def _units(self, words: Any, number: int) -> np.ndarray:
+        """What is chosen together, as a number for each token [T]: a token, or all tokens of a word."""
+        if not self.whole_words:
+            return np.arange(words["input_ids"].shape[1])
+        return np.array([-1 if word is None else word for word in words.word_ids(number)])
+
+    def _masked_words(
+        self, ids: np.ndarray, units: np.ndarray, special: np.ndarray, drawn: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of a text, without padding -> ids with masks, and which are predicted, all [T]."""
         chosen = (drawn.random(len(ids)) < self.word_share)[units] & ~special
-        labels[chosen] = ids[chosen]
-        fate = drawn.random(len(ids))
-        random_words = drawn.choice(self._words, len(ids))
-        ids[chosen & (fate < 0.8)] = self.processor.tokenizer.mask_token_id
-        replaced = chosen & (fate >= 0.8) & (fate < 0.9)
-        ids[replaced] = random_words[replaced]
+        fate, random_words = drawn.random(len(ids)), drawn.choice(self._words, len(ids))
+        masked = np.where(chosen & (fate < 0.8), self.processor.tokenizer.mask_token_id, ids)
+        return np.where(chosen & (fate >= 0.8) & (fate < 0.9), random_words, masked), chosen
 
     def _masked_regions(self, boxes: np.ndarray, drawn: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Boxes [N, 4] -> which are predicted, and which lose their features, both [N]."""
         predicted = drawn.random(len(boxes)) < self.region_share
         hidden = predicted & (drawn.random(len(boxes)) < 0.9)
         if self.masked_overlap is not None and predicted.any():
-            overlapping = (box_overlaps(boxes[predicted], boxes) > self.masked_overlap).any(0)
-            hidden |= overlapping & ~predicted
+            overlapping = box_overlaps(boxes, boxes) > self.masked_overlap
+            np.fill_diagonal(overlapping, False)
+            hidden |= overlapping[predicted].any(0)
         return predicted, hidden
 
     def _targets(self, record: Regions) -> np.ndarray:
@@ -366,7 +374,7 @@ class ViLBertTaskCollator(SampleDraws):
         choices, label = example["text_pair"], example["label"]
         wrong = [number for number in range(len(choices)) if number != label]
         count = min(example["drawn_choices"] - 1, len(wrong))
-        drawn = self.draws(example["id"]).choice(wrong, count, replace=False)
+        drawn = self.draws(example, example["id"]).choice(wrong, count, replace=False)
         return {**example, "text_pair": [choices[label], *(choices[number] for number in drawn)], "label": 0}
 
     def _words(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
@@ -494,7 +502,7 @@ class ViLBertRetrievalCollator(ViLBertTaskCollator):
 
     def _group(self, example: Mapping[str, Any]) -> dict[str, Any]:
         image_id, text, regions = example["image_id"], example["text"], example["regions"]
-        drawn = self.draws(image_id, text)
+        drawn = self.draws(example, image_id, text)
         near = [name for name in self.hard_negatives.get(image_id, ()) if name in self._of_image and name != image_id]
         other_text = self._caption_of(self._other(image_id, drawn), drawn)
         other_image = self.store[self._other(image_id, drawn)]

@@ -23,7 +23,7 @@ PACKAGE = Path(modeling_vilbert.__file__).parent
 FLOORS = [
     {"configuration_vilbert", "regions_vilbert", "plain_pickles", "optional_packages"},
     {"backbones", "conversion_vilbert", "region_records", "metrics"},
-    {"region_table", "annotation_records", "submissions"},
+    {"region_table", "region_containers", "annotation_records", "submissions"},
     {"region_formats", "extraction", "box_annotations"},
     {"regions", "bulk_extraction", "annotations"},
     {"modeling_vilbert", "image_processing_vilbert"},

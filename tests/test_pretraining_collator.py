@@ -102,8 +102,8 @@ def test_regions_are_masked_as_often_as_the_paper_says(batches):
         hidden += (masked & zero)[:, 1:].sum().item()
         real += mask[:, 1:].sum().item()
     near(predicted, real, 0.15)
-    # A region that overlaps another predicted one is hidden all the same: there are more than nine in ten.
-    assert 0.9 * predicted - 4 * (0.09 * predicted) ** 0.5 < hidden
+    # One that would be shown is hidden if it overlaps another predicted one: there are a few more than nine in ten.
+    assert 0.9 * predicted < hidden < 0.95 * predicted
 
 
 def test_without_overlaps_nine_in_ten_predicted_regions_are_hidden(processor, examples):
@@ -123,10 +123,10 @@ def test_regions_under_a_predicted_one_are_hidden_too(batches):
             hidden = (batch["region_features"][number, 1 : len(boxes) + 1] == 0).all(-1)
             for i, box in enumerate(boxes):
                 under = any(predicted[j] and overlap(box, boxes[j]) > 0.4 for j in range(len(boxes)) if j != i)
-                if not predicted[i]:
+                if not predicted[i] or under:
                     assert hidden[i] == under
-                    seen.add(under)
-    assert seen == {True, False}
+                    seen.add((predicted[i].item(), under))
+    assert seen == {(False, True), (False, False), (True, True)}
 
 
 def test_the_whole_image_is_the_mean_of_what_is_left(batches):
@@ -264,10 +264,14 @@ def test_a_stream_is_masked_as_a_table_is(processor, examples, tmp_path):
     assert len(found[0]) == 24 and found[0] == found[1] == found[2]
 
 
-def test_a_sample_is_masked_alike_in_any_company(processor, examples):
-    collator = ViLBertPreTrainingCollator(processor, examples)
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_a_sample_is_masked_alike_in_any_company(processor, examples, whole_words):
+    """Also beside texts that are longer and images that have more regions."""
+    collator = ViLBertPreTrainingCollator(processor, examples, whole_words=whole_words, max_tokens=60)
     alone = collator(examples[7:8])
-    together = collator(examples[:16])
+    others = [{**one, "text": f"{one['text']} {one['text']}"} for one in examples[8:15]]
+    together = collator([*examples[:7], examples[7], *others])
+    assert together["input_ids"].shape[1] > alone["input_ids"].shape[1]
     length, regions = alone["input_ids"].shape[1], alone["masked_regions"].shape[1]
     assert torch.equal(alone["input_ids"][0], together["input_ids"][7, :length])
     assert torch.equal(alone["masked_regions"][0], together["masked_regions"][7, :regions])
