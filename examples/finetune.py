@@ -24,12 +24,16 @@ from typing import Any
 import numpy as np
 from scenes import scene_files
 from small_model import SceneOptions, composed, parse, processor_of, small_config
-from transformers import TrainingArguments, set_seed
+from transformers import AutoConfig, TrainingArguments, set_seed
 
 from modeling_vilbert import ViLBertTrainer, open_regions
 from modeling_vilbert.metrics import METRICS, Predictions
 from modeling_vilbert.submissions import write_submission
 from modeling_vilbert.tasks import MODELS, TASKS, labels_of, prepare_task, read_rows
+
+
+# 12-in-1's, for the heads of data that are not composed.
+HEAD_LEARNING_RATE = 1e-4
 
 
 @dataclass
@@ -47,7 +51,9 @@ class Options(SceneOptions):
         default=None, metadata={"help": "folder of a model to start from; default: a small new one"}
     )
     most_answers: int | None = field(default=None, metadata={"help": "keep so many answers (12-in-1: 3129 of VQA)"})
-    head_learning_rate: float | None = field(default=None, metadata={"help": "of the head; 12-in-1 used 1e-4"})
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "of the head; default: as in 12-in-1, 1e-4"}
+    )
     text_only: bool = field(default=False, metadata={"help": "show nothing of the images"})
 
 
@@ -83,12 +89,19 @@ def read_data(options: Options, arguments: TrainingArguments) -> tuple[list, Any
     return train, store, test, store
 
 
-def new_model(options: Options, labels: list[str] | None):
-    row = TASKS[options.task]
+def new_model(options: Options, labels: list[str] | None) -> tuple[Any, list[str] | None]:
+    """The model, and the names of its outputs: those that it was trained with, if it was for a task of this kind."""
+    model_class = MODELS[TASKS[options.task].head]
+    if options.model is not None:
+        config = AutoConfig.from_pretrained(options.model)
+        known = list(config.id2label.values())
+        same_head = model_class.__name__ in (config.architectures or ())
+        if labels is not None and same_head and known[0] != "LABEL_0":
+            return model_class.from_pretrained(options.model), known
     fields = {"id2label": dict(enumerate(labels or ["score"]))}
     if options.model is None:
-        return MODELS[row.head](small_config(**fields))
-    return MODELS[row.head].from_pretrained(options.model, ignore_mismatched_sizes=True, **fields)
+        return model_class(small_config(**fields)), labels
+    return model_class.from_pretrained(options.model, ignore_mismatched_sizes=True, **fields), labels
 
 
 def chance(task: str, predictions: Predictions) -> float:
@@ -109,11 +122,10 @@ def main():
     options, arguments = parse(Options, defaults_of)
     set_seed(arguments.seed)
     train, train_regions, test, test_regions = read_data(options, arguments)
-    labels = labels_of(options.task, train, options.most_answers)
-    model, processor = new_model(options, labels), processor_of(options.model)
+    model, labels = new_model(options, labels_of(options.task, train, options.most_answers))
     data = prepare_task(
         options.task,
-        processor,
+        processor_of(options.model),
         labels,
         train,
         train_regions,
@@ -128,9 +140,9 @@ def main():
         data.collator,
         data.train,
         data.evaluation,
-        processing_class=processor,
+        processing_class=data.collator.processor,
         compute_metrics=data.compute_metrics,
-        head_learning_rate=options.head_learning_rate,
+        head_learning_rate=options.head_learning_rate or (HEAD_LEARNING_RATE if options.annotations else None),
     )
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     trainer.save_model()

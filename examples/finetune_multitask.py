@@ -104,12 +104,15 @@ def main():
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     trainer.save_model()
 
-    results = {}
-    for task in options.tasks:
-        trainer.tasks[task] = data = prepared(task, test[task])
-        metrics = trainer.evaluate({task: data.evaluation}, metric_key_prefix="test")
-        prefix = f"test_{task}_"
-        results[task] = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+    metrics = trainer.evaluate({task: prepared(task, test[task]) for task in options.tasks}, metric_key_prefix="test")
+    results = {
+        task: {
+            name.removeprefix(f"test_{task}_"): value
+            for name, value in metrics.items()
+            if name.startswith(f"test_{task}_")
+        }
+        for task in options.tasks
+    }
     if trainer.is_world_process_zero():
         report = {"test": results, "steps": trainer.state.global_step, "resting": trainer.batches.stopped}
         (Path(arguments.output_dir) / "results.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -32,7 +32,7 @@ from modeling_vilbert import (
     join_regions,
     open_regions,
 )
-from modeling_vilbert.data_collators import OBJECTIVES
+from modeling_vilbert.data_collators import OBJECTIVES, repeated
 from modeling_vilbert.tasks import prepare_task, read_rows
 
 
@@ -83,7 +83,8 @@ def main():
             read_rows("retrieval_coco", *scene_files(folder, "retrieval_coco", s)) for s in ("train", "test")
         )
         store = open_regions(folder / "regions")
-    model, processor = new_model(options), processor_of(options.model)
+    model = new_model(options)
+    processor = processor_of(options.model, options.text_model, max_regions=36)
 
     captions = Dataset.from_list(rows)
     collator = ViLBertPreTrainingCollator(
@@ -94,8 +95,11 @@ def main():
         whole_words=options.whole_words,
         seed=arguments.seed,
     )
-    examples = captions.to_iterable_dataset(num_shards=16).shuffle(arguments.seed) if options.streaming else captions
+    examples = captions
     if options.streaming:
+        together = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        passes = arguments.max_steps * together // len(captions) + 2
+        examples = repeated(captions.to_iterable_dataset(num_shards=16), passes, arguments.seed)
         # Each process reads shards of its own, instead of the first one cutting batches for all.
         arguments.accelerator_config.dispatch_batches = False
     trainer = ViLBertTrainer(model, arguments, collator, join_regions(examples, store), processing_class=processor)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from scenes import CLASSES, FEATURE_SIZE, SOURCE, compose, word_tokenizer
-from transformers import AutoProcessor, HfArgumentParser, TrainingArguments
+from transformers import AutoProcessor, AutoTokenizer, HfArgumentParser, TrainingArguments
 
 from modeling_vilbert import ViLBertConfig, ViLBertImageProcessor, ViLBertProcessor
 
@@ -47,13 +47,19 @@ def small_config(**fields: Any) -> ViLBertConfig:
     return ViLBertConfig(**{**defaults, **fields})
 
 
-def new_processor(max_regions: int | None = 100) -> ViLBertProcessor:
+def new_processor(max_regions: int = 100) -> ViLBertProcessor:
     return ViLBertProcessor(ViLBertImageProcessor(max_regions=max_regions), word_tokenizer())
 
 
-def processor_of(model: str | None) -> ViLBertProcessor:
-    """That of a saved model, or a new one for composed scenes."""
-    return new_processor() if model is None else AutoProcessor.from_pretrained(model)
+def processor_of(model: str | None, text_model: str | None = None, max_regions: int = 100) -> ViLBertProcessor:
+    """That of a saved model, one with the words of a BERT, or a new one for composed scenes."""
+    if model is not None:
+        return AutoProcessor.from_pretrained(model)
+    if text_model is not None:
+        return ViLBertProcessor(
+            ViLBertImageProcessor(max_regions=max_regions), AutoTokenizer.from_pretrained(text_model)
+        )
+    return new_processor(max_regions)
 
 
 def composed(options: SceneOptions, arguments: TrainingArguments) -> Path:

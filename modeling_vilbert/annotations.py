@@ -405,15 +405,20 @@ def check_rows(rows: Sequence[Mapping[str, Any]], name: str):
         raise ValueError(f"{name}: the split is empty, it has no rows.")
     counts = Counter(row["id"] for row in rows)
     found: dict[str, list[str]] = {"the id occurs more than once": [one for one, n in counts.items() if n > 1]}
+    numbers = Counter(len(row["text_pair"]) for row in rows if isinstance(row.get("text_pair"), list))
+    usual = numbers.most_common(1)[0][0] if numbers else None
     long = []
     for row in rows:
         for problem in _problems(row, CLASS_NAMES.get(name)):
             found.setdefault(problem, []).append(row["id"])
-        if any(isinstance(text, str) and len(text.split()) > MOST_WORDS for text in _texts(row)):
+        choices = row.get("text_pair")
+        if isinstance(choices, list) and len(choices) not in (0, usual):
+            found.setdefault(f"there are not {usual} choices, as in most rows,", []).append(row["id"])
+        if any(isinstance(text, str) and len(text.split()) >= MOST_WORDS for text in _texts(row)):
             long.append(row["id"])
     if long:
         logger.warning(
-            f"{name}: a text has more than {MOST_WORDS} words, and will be cut, in {len(long)} of {len(rows)} rows: "
+            f"{name}: a text has {MOST_WORDS} words or more, and will be cut, in {len(long)} of {len(rows)} rows: "
             f"{some_ids(long)}."
         )
     problems = [f"{what} in {len(ids)} of {len(rows)} rows: {some_ids(ids)}." for what, ids in found.items() if ids]

@@ -364,7 +364,7 @@ class ViLBertTaskCollator(SampleDraws):
             batch["co_attention_mask"] = self._focus(examples, batch)
         if "answers" in columns:
             batch["labels"] = self._answer_scores(examples)
-        elif "box" in columns or "candidates" in columns:
+        elif "box" in columns or {"candidates", "label"} <= columns:
             batch["labels"] = self._overlaps(examples, batch["region_attention_mask"])
         elif "label" in columns:
             batch["labels"] = torch.tensor([self._class(example) for example in examples])
@@ -385,12 +385,18 @@ class ViLBertTaskCollator(SampleDraws):
             len(text if isinstance(text, list) else pair) if isinstance(text, list) or isinstance(pair, list) else None
             for text, pair in zip(first, second)
         }
-        if len(counts) > 1:
-            raise ValueError(f"The examples of a batch must have equally many choices, got {sorted(map(str, counts))}.")
+        if len(counts) > 1 or len({pair is None for pair in second}) > 1:
+            ids = [example.get("id") for example in examples]
+            raise ValueError(
+                f"The examples of a batch must have equally many choices, and all a text_pair or none; those of {ids} "
+                f"have {sorted(map(str, counts))}, {sum(pair is None for pair in second)} without a text_pair."
+            )
         (choices,) = counts
         for text, pair in zip(first, second):
             texts += text if isinstance(text, list) else [text] * (choices or 1)
             pairs += pair if isinstance(pair, list) else [pair] * (choices or 1)
+        if (separator := self.processor.tokenizer.sep_token) != "[SEP]":
+            texts = [text.replace("[SEP]", separator) for text in texts]
         words = self.processor.tokenizer(
             texts,
             pairs if second[0] is not None else None,
@@ -404,7 +410,10 @@ class ViLBertTaskCollator(SampleDraws):
     def _answer_scores(self, examples: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         scores = torch.zeros(len(examples), len(self.label2id))
         for row, example in zip(scores, examples):
-            for answer, score in zip(example["answers"] or (), example["scores"] or ()):
+            if example["answers"] is None:
+                row.fill_(IGNORE)
+                continue
+            for answer, score in zip(example["answers"], example["scores"]):
                 # Answers that the head does not know cannot be given.
                 if answer in self.label2id:
                     row[self.label2id[answer]] = score
@@ -429,11 +438,13 @@ class ViLBertTaskCollator(SampleDraws):
             else:
                 offered = np.array(example["candidates"], np.float32)
                 places = self._places(example, boxes, offered, "candidates")
-                label = example.get("label")
-                true = None if label is None else offered[label]
-            # Without a true box, what may be chosen is still marked.
-            overlaps = np.zeros(len(offered)) if true is None else box_overlaps(offered, np.array([true]))[:, 0]
-            row[places] = torch.from_numpy(np.where(overlaps < LEAST_OVERLAP, 0, overlaps)).float()
+                true = None if example["label"] is None else offered[example["label"]]
+            if true is not None:
+                overlaps = box_overlaps(offered, np.array([true]))[:, 0]
+                # Two candidates may be one region.
+                targets = np.full(len(row), float(IGNORE), np.float32)
+                np.maximum.at(targets, places, np.where(overlaps < LEAST_OVERLAP, 0, overlaps).astype(np.float32))
+                row.copy_(torch.from_numpy(targets))
         return labels
 
     def _focus(self, examples: Sequence[Mapping[str, Any]], batch: Batch) -> torch.Tensor:
@@ -504,24 +515,31 @@ class ViLBertRetrievalCollator(ViLBertTaskCollator):
         image_id, text, regions = example["image_id"], example["text"], example["regions"]
         drawn = self.draws(example, image_id, text)
         near = [name for name in self.hard_negatives.get(image_id, ()) if name in self._of_image and name != image_id]
-        other_text = self._caption_of(self._other(image_id, drawn), drawn)
-        other_image = self.store[self._other(image_id, drawn)]
-        hard_text = self._caption_of(drawn.choice(near) if near else self._other(image_id, drawn), drawn)
+        own = {self.captions[number]["text"] for number in self._of_image[image_id]}
         return {
             "id": example.get("id"),
-            "text": [text, other_text, text, hard_text],
-            "regions": [regions, regions, other_image, regions],
+            "text": [text, self._other_text(own, self._images, drawn), text, self._other_text(own, near, drawn)],
+            "regions": [regions, regions, self.store[self._other_image(image_id, text, drawn)], regions],
             "label": 0,
         }
 
-    def _other(self, image_id: str, drawn: np.random.Generator) -> str:
-        while True:
-            other = self._images[drawn.integers(len(self._images))]
-            if other != image_id:
-                return other
+    def _other_text(self, own: set[str], images: Sequence[str], drawn: np.random.Generator) -> str:
+        """A caption of one of the images, or of any, that is none of the `own`."""
+        for attempt in range(1000):
+            pool = images if len(images) and attempt < 10 else self._images
+            captions = self._of_image[pool[drawn.integers(len(pool))]]
+            text = self.captions[captions[drawn.integers(len(captions))]]["text"]
+            if text not in own:
+                return text
+        raise ValueError(f"captions: hardly any is another than {sorted(own)[:3]}.")
 
-    def _caption_of(self, image_id: str, drawn: np.random.Generator) -> str:
-        return self.captions[self._of_image[image_id][drawn.integers(len(self._of_image[image_id]))]]["text"]
+    def _other_image(self, image_id: str, text: str, drawn: np.random.Generator) -> str:
+        """An image without that caption."""
+        for _ in range(1000):
+            other = self._images[drawn.integers(len(self._images))]
+            if other != image_id and all(self.captions[number]["text"] != text for number in self._of_image[other]):
+                return other
+        raise ValueError(f"captions: hardly any image is without {text!r}.")
 
 
 def similar_images(store: Mapping[str, Regions], images: Iterable[str], count: int = 100) -> dict[str, list[str]]:
@@ -530,10 +548,35 @@ def similar_images(store: Mapping[str, Regions], images: Iterable[str], count: i
     Where hard negatives of retrieval come from.
     """
     names = sorted(set(images))
+    if empty := [name for name in names if len(store[name]) == 0]:
+        raise ValueError(f"{len(empty)} of {len(names)} images have no region: {', '.join(map(repr, empty[:5]))}.")
     means = np.stack([store[name].features.mean(0, dtype=np.float32) for name in names])
     neighbors = need("sklearn.neighbors").NearestNeighbors(n_neighbors=min(count + 1, len(names))).fit(means)
     found = neighbors.kneighbors(means, return_distance=False)
     return {name: [names[place] for place in row if names[place] != name][:count] for name, row in zip(names, found)}
+
+
+def repeated(stream: Any, passes: int, seed: int = 0) -> Any:
+    """A `datasets.IterableDataset` so many times over, shuffled and masked anew each time.
+
+    Trainer does not know where a pass through a stream without length begins. Here every example tells, in its column
+    `epoch`, and one long pass holds all, so that a killed run finds its place again. Shards are kept: several workers
+    and processes read each a part.
+    """
+    datasets = need("datasets")
+    return datasets.concatenate_datasets(
+        [stream.shuffle(seed=seed + epoch).map(_Counted(epoch)) for epoch in range(passes)]
+    )
+
+
+class _Counted:
+    """Adds the column `epoch`."""
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+
+    def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
+        return {**example, "epoch": self.epoch}
 
 
 class CaptionRanking(torch.utils.data.Dataset):
@@ -548,7 +591,8 @@ class CaptionRanking(torch.utils.data.Dataset):
         images: ids of the M images, in order of their first caption.
 
     An example has `text`, `regions` (a list), and `label`: where the caption's image is in that list, or -100. The last
-    images of a caption may stand there twice, to fill its last example. `matrix` puts logits together again.
+    images of a caption may stand there twice, to fill its last example. `matrix` puts logits together again. The loss
+    of an example without the right image is 0: with several examples a caption, a mean of losses says little.
     """
 
     def __init__(

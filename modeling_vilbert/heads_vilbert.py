@@ -34,9 +34,14 @@ def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def score_loss(logits: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy of logits and soft scores in [0, 1], both [N, L]: a sum over labels, a mean over N."""
-    total = F.binary_cross_entropy_with_logits(logits.float(), scores.float(), reduction="sum")
-    return total / max(logits.shape[0], 1)
+    """Binary cross-entropy of logits and soft scores in [0, 1], both [N, L]: a sum over labels, a mean over N.
+
+    Scores of -100 are left out, and of N those that have no other.
+    """
+    left_out = scores == IGNORE
+    logits, scores = logits.float().masked_fill(left_out, 0), scores.float().masked_fill(left_out, 0)
+    losses = F.binary_cross_entropy_with_logits(logits, scores, reduction="none").masked_fill(left_out, 0)
+    return losses.sum() / (~left_out).any(-1).sum().clamp(min=1)
 
 
 def label_kind(labels: torch.Tensor, shape: tuple[int, ...]) -> str:
@@ -264,10 +269,7 @@ class ViLBertGroundingHead(ViLBertHead):
     def loss(self, logits, labels):
         if not labels.is_floating_point():
             return class_loss(logits, labels)
-        lowest = torch.finfo(logits.dtype).min
-        # The lowest score and the target 0 have a loss of 0.
-        left_out = (labels == IGNORE) | (logits == lowest)
-        return score_loss(logits.masked_fill(left_out, lowest), labels.masked_fill(left_out, 0.0))
+        return score_loss(logits, labels.masked_fill(logits == torch.finfo(logits.dtype).min, IGNORE))
 
 
 HEADS = {

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from .heads_vilbert import IGNORE
 from .optional_packages import need
 
 
-IGNORE = -100
 # A region is the right one if it overlaps the true box by more than this (IoU).
 OVERLAP = 0.5
 # The k of "recall at k": how often the right one is among the first k.

@@ -7,6 +7,7 @@ Reading order: `TASKS`; labels and models of a task; `prepare_task`, which makes
 needs.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from .heads_vilbert import (
     ViLBertForVisualGrounding,
     ViLBertTaskModel,
 )
-from .metrics import METRICS, Predictions
+from .metrics import METRICS, Predictions, some_ids
 from .optional_packages import need
 from .processing_vilbert import ViLBertProcessor
 from .regions import join_regions
@@ -79,8 +80,8 @@ TASKS: dict[str, Task] = {
     "genome_qa": Task("Visual Genome QA", "genome", _ANSWERS, 26, 100, 128, 4e-5, 20, 2),
     "visual_dialog": Task("Visual Dialog", "coco", "choice", 50, 100, 64, 4e-5, 20, 3, drawn_choices=4),
     "visual7w": Task("Visual7W pointing", "genome", _BOXES, 20, 199, 256, 2e-5, 20, 4, given_boxes=True),
-    "vcr_answer": Task("VCR Q->A", "movies", "choice", 60, 100, 64, 2e-5, 10, 5),
-    "vcr_rationale": Task("VCR QA->R", "movies", "choice", 80, 100, 64, 2e-5, 10, 6),
+    "vcr_answer": Task("VCR Q->A", "movies", "choice", 60, 100, 64, 2e-5, 10, 5, given_boxes=True),
+    "vcr_rationale": Task("VCR QA->R", "movies", "choice", 80, 100, 64, 2e-5, 10, 6, given_boxes=True),
     "retrieval_coco": Task("Retrieval, COCO", "coco", "matching", 30, 100, 128, 2e-5, 20, 7, neighbors=100),
     "retrieval_flickr30k": Task("Retrieval, Flickr30k", "flickr", "matching", 30, 100, 128, 2e-5, 20, 8, neighbors=100),
     "refcoco": Task("RefCOCO", "coco", _BOXES, 20, 100, 256, 2e-5, 20, 9),
@@ -135,7 +136,7 @@ def read_rows(name: str, files: Sequence[str | Path], split: str | None = None) 
 
 
 def labels_of(name: str, rows: Rows, most: int | None = None) -> list[str] | None:
-    """The names of a task's outputs: its classes, or the answers of `rows`, the most frequent first; None without any.
+    """The names of a task's outputs: its classes, or the answers of `rows`, the most given first; None without any.
 
     Args:
         most: so many answers are kept; 12-in-1 knows 3,129 of VQA and 1,533 of GQA.
@@ -156,7 +157,9 @@ def labels_of(name: str, rows: Rows, most: int | None = None) -> list[str] | Non
         return list(CLASS_NAMES[name])
     if task.head != _ANSWERS:
         return None
-    counts = Counter(answer for row in rows for answer in row["answers"] or ())
+    counts = Counter()
+    for row in rows:
+        counts.update(dict(zip(row["answers"] or (), row.get("scores") or [1.0] * len(row["answers"] or ()))))
     if not counts:
         raise ValueError(f"rows of {name} hold no answer to learn.")
     return [answer for answer, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]]
@@ -168,13 +171,20 @@ def head_of(name: str, labels: Sequence[str] | None) -> dict[str, Any]:
     return {"head": task.head, "num_labels": len(labels) if labels else 1, "task_token": task.task_token}
 
 
-def clean_split(train: Mapping[str, Rows], test: Mapping[str, Rows]) -> dict[str, list]:
+def clean_split(
+    train: Mapping[str, Rows], test: Mapping[str, Rows], genome_to_coco: Mapping[str, str] | None = None
+) -> dict[str, list]:
     """The training rows of many tasks without those whose image is a test image of any task (12-in-1, section 3.3).
 
     Without it, what a model has seen in one task's training is what it is tested on in another.
 
     Args:
         train, test: task -> rows. Ids are compared among tasks of the same images (`Task.images`).
+        genome_to_coco: id in Visual Genome -> id in COCO. Half of Visual Genome's images are COCO's under other
+            numbers; its `image_data.json` knows them. Default: the two are taken for strangers.
+
+    Raises:
+        ValueError: if no training row of a task is left.
 
     Example:
 
@@ -186,18 +196,22 @@ def clean_split(train: Mapping[str, Rows], test: Mapping[str, Rows]) -> dict[str
 
     ```
     """
-    tested: dict[str, set[str]] = {}
-    for name, rows in test.items():
-        tested.setdefault(find_task(name).images, set()).update(image for row in rows for image in _images(row))
-    return {
-        name: [row for row in rows if tested.get(find_task(name).images, set()).isdisjoint(_images(row))]
-        for name, rows in train.items()
-    }
 
+    def images(task: str, row: Mapping[str, Any]) -> set[tuple[str, str]]:
+        found, image_id = set(), row["image_id"]
+        for name in image_id if isinstance(image_id, list) else [image_id]:
+            # Visual7W's file names have the number of Visual Genome.
+            key = (find_task(task).images, name.removeprefix("v7w_"))
+            if key[0] == "genome" and key[1] in (genome_to_coco or {}):
+                key = ("coco", genome_to_coco[key[1]])
+            found.add(key)
+        return found
 
-def _images(row: Mapping[str, Any]) -> list[str]:
-    image_id = row["image_id"]
-    return image_id if isinstance(image_id, list) else [image_id]
+    tested = {image for task, rows in test.items() for row in rows for image in images(task, row)}
+    clean = {task: [row for row in rows if tested.isdisjoint(images(task, row))] for task, rows in train.items()}
+    if emptied := [task for task, rows in clean.items() if train[task] and not rows]:
+        raise ValueError(f"train: every row of {emptied} is about a test image.")
+    return clean
 
 
 @dataclass
@@ -246,7 +260,7 @@ def prepare_task(
 
     Args:
         name: of the task.
-        processor: its tokenizer and image processor.
+        processor: its tokenizer and image processor; for a task of more regions than it takes, with that many.
         labels: names of the head's outputs, in order; of `labels_of`, or of a trained model's config.
         train, evaluation: rows of `read_rows`.
         train_regions, evaluation_regions: image id -> `Regions`, of `open_regions`. For tasks about given boxes, those
@@ -259,6 +273,10 @@ def prepare_task(
         ValueError: if an image has no regions, or labels do not fit the head; ids and numbers are named.
     """
     task = find_task(name)
+    for split, rows in (("train", train), ("evaluation", evaluation)):
+        if rows is not None and not len(rows):
+            raise ValueError(f"{split} of {name} is empty.")
+    processor = _with_regions(processor, task.max_regions)
     label2id = {label: number for number, label in enumerate(labels)} if labels else None
     common = {"label2id": label2id, "max_tokens": task.max_tokens, "blind": blind, "seed": seed}
     for rows in (train, evaluation):
@@ -275,6 +293,16 @@ def prepare_task(
             near = similar_images(train_regions, {row["image_id"] for row in train}, task.neighbors)
             collator = ViLBertRetrievalCollator(processor, train, train_regions, near, **common)
     return PreparedTask(train_set, collator, examples, name=name, labels=labels, rows=evaluation, **settings)
+
+
+def _with_regions(processor: ViLBertProcessor, count: int) -> ViLBertProcessor:
+    most = processor.image_processor.max_regions
+    if most is None or most >= count:
+        return processor
+    processor = copy.copy(processor)
+    processor.image_processor = copy.copy(processor.image_processor)
+    processor.image_processor.max_regions = count
+    return processor
 
 
 def _joined(rows: Rows, regions: Mapping[str, Regions], drawn_choices: int | None = None) -> Any:
@@ -296,7 +324,7 @@ def _check_labels(name: str, rows: Rows, label2id: Mapping[str, int]):
         if lost:
             logger.warning(
                 f"{name}: no answer of {len(lost)} of {len(rows)} rows is among the {len(label2id)} that the head "
-                f"knows, {', '.join(map(repr, lost[:5]))}, ...; they count as wrong."
+                f"knows; they count as wrong: {some_ids(lost)}."
             )
         return
     unknown = [row for row in rows if isinstance(row.get("label"), str) and row["label"] not in label2id]

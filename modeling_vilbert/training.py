@@ -6,6 +6,7 @@ Source: Lu et al., "12-in-1", CVPR 2020, section 3.2 (round robin, dynamic stop-
 Reading order: `ViLBertTrainer`; when a task stops and goes on; which task a step trains; `MultiTaskTrainer`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -26,8 +27,9 @@ def loss_counts(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """
     labels, masked, aligned = (batch.get(name) for name in ("labels", "masked_regions", "alignment_labels"))
     if masked is None and aligned is None:
-        counted = len(labels) if labels.is_floating_point() else (labels != IGNORE).sum()
-        return {"loss": torch.as_tensor(counted)}
+        known = labels != IGNORE
+        # Soft scores are of an example.
+        return {"loss": (known.any(-1) if labels.is_floating_point() and labels.dim() > 1 else known).sum()}
     counts = {}
     if labels is not None:
         counts["mlm_loss"] = (labels != IGNORE).sum()
@@ -75,8 +77,10 @@ class ViLBertTrainer(Trainer):
             args.ddp_find_unused_parameters = True
         self.head_learning_rate = head_learning_rate
         super().__init__(model, args, data_collator, *arguments, **settings)
-        if isinstance(data_collator, SampleDraws):
+        if isinstance(data_collator, SampleDraws) and data_collator not in self.callback_handler.callbacks:
             self.add_callback(data_collator)
+        # What was lost on words, regions and alignment since it was last told.
+        self._parts: Counter = Counter()
         # The losses are divided by what the whole step holds, so that Trainer need not divide them.
         self.model_accepts_loss_kwargs = True
 
@@ -106,17 +110,27 @@ class ViLBertTrainer(Trainer):
         return dict(zip(names, counts))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch: dict | None = None):
-        if num_items_in_batch is None:
-            # In evaluation: what the model says of this batch.
-            outputs = model(**inputs)
-            return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
-        counts = loss_counts(inputs)
         outputs = model(**inputs)
+        if num_items_in_batch is None:
+            return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
         # Gradients are averaged over processes.
-        loss = self.args.world_size * sum(
-            outputs[name] * count / num_items_in_batch[name].clamp(min=1) for name, count in counts.items()
-        )
+        parts = {
+            name: self.args.world_size * outputs[name] * count / num_items_in_batch[name].clamp(min=1)
+            for name, count in loss_counts(inputs).items()
+        }
+        if model.training and len(parts) > 1:
+            self._parts.update({name: part.detach() for name, part in parts.items()})
+        loss = sum(parts.values())
         return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *arguments, **settings):
+        """As in Trainer; with the loss of pre-training, what it is the sum of."""
+        if "loss" in logs and self._parts:
+            totals = {name: self.accelerator.reduce(total, "mean").item() for name, total in self._parts.items()}
+            whole = sum(totals.values()) or 1.0
+            logs |= {name: logs["loss"] * total / whole for name, total in totals.items()}
+            self._parts.clear()
+        super().log(logs, *arguments, **settings)
 
 
 # Stop and go
@@ -349,6 +363,7 @@ class TaskProgress(TrainerCallback, ExportableState):
         self.batches, self.controllers = batches, dict(controllers)
         self.scores: dict[str, float] = {}
         self.evaluated: dict[str, int] = {}
+        self._save_later = False
 
     def state(self) -> dict:
         return {
@@ -363,9 +378,20 @@ class TaskProgress(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.batches.stopped, self.scores, self.evaluated = [], {}, {}
+        self.controllers = {
+            task: StopAndGo(
+                controller.patience, controller.threshold, controller.continue_threshold, controller.cooldown
+            )
+            for task, controller in self.controllers.items()
+        }
         saved = state.stateful_callbacks.get(type(self).__name__)
         if state.global_step and saved:
             found = saved["attributes"]
+            if found["controllers"].keys() != self.controllers.keys():
+                raise ValueError(
+                    f"The checkpoint is of a run in which {sorted(found['controllers'])} stop and go, and now "
+                    f"{sorted(self.controllers)} do: go on with the same tasks and stop_and_go."
+                )
             self.batches.stopped, self.scores, self.evaluated = (
                 found[name] for name in ("stopped", "scores", "evaluated")
             )
@@ -378,14 +404,23 @@ class TaskProgress(TrainerCallback, ExportableState):
         if len(self.batches.stopped) == epoch:
             self.batches.stopped.append([task for task, controller in self.controllers.items() if controller.stopped])
 
+    def on_step_end(self, args, state, control, **kwargs):
+        # At the end of an epoch the evaluation comes first: a checkpoint must know what it decided.
+        if control.should_save and state.global_step % self.batches.steps_per_epoch == 0:
+            control.should_save, self._save_later = False, True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self._save_later:
+            control.should_save, self._save_later = True, False
+
     def due(self, task: str, state) -> bool:
         """Whether a task's examples were gone through once more since it was last evaluated, or training is over."""
-        passes = self.batches.passes(task, round(state.epoch or 0))
+        passes = self.batches.passes(task, int(state.epoch or 0))
         return task not in self.scores or passes > self.evaluated[task] or state.global_step >= state.max_steps
 
     def take(self, task: str, score: float, state):
         self.scores[task] = score
-        self.evaluated[task] = self.batches.passes(task, round(state.epoch or 0))
+        self.evaluated[task] = self.batches.passes(task, int(state.epoch or 0))
         if task in self.controllers:
             self.controllers[task].update(score)
 
@@ -395,7 +430,8 @@ class MultiTaskTrainer(ViLBertTrainer):
 
     An epoch of the Trainer is `steps_per_epoch` steps. With `eval_strategy="epoch"`, a task is evaluated after an epoch
     in which its examples were gone through once more, and at the end; the metrics are called
-    `eval_<task>_<metric>`, and `eval_score` is the mean of the tasks' latest scores, for `metric_for_best_model`.
+    `eval_<task>_<metric>`, and `eval_score` is the mean of the tasks' scores (in training: the latest of each), for
+    `metric_for_best_model`.
 
     Args:
         model: a `ViLBertForMultiTask` whose `config.tasks` has the names of `tasks`.
@@ -486,47 +522,51 @@ class MultiTaskTrainer(ViLBertTrainer):
 
     def evaluate(
         self,
-        eval_dataset: str | Mapping[str, Any] | None = None,
+        eval_dataset: str | Mapping[str, TaskData] | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Evaluate a task by its name, tasks on other examples (name -> examples), or all (in training: all due)."""
+        """Evaluate a task by its name, all (in training: all that are due), or by other `TaskData`: name -> that."""
         own = eval_dataset is None or isinstance(eval_dataset, str)
         if own:
-            names = [task for task, data in self.tasks.items() if data.evaluation is not None]
-            chosen = {task: task for task in names if eval_dataset in (None, task)}
+            chosen = {task: data for task, data in self.tasks.items() if eval_dataset in (None, task)}
+            chosen = {task: data for task, data in chosen.items() if data.evaluation is not None}
         else:
-            chosen = {task: TaskExamples({task: examples}) for task, examples in eval_dataset.items()}
+            chosen = dict(eval_dataset)
         if not chosen or not chosen.keys() <= self.tasks.keys():
             raise ValueError(
                 f"eval_dataset must be of {list(self.tasks)} that have examples to evaluate on, got {eval_dataset!r}."
             )
 
-        metrics = {}
-        for task, examples in chosen.items():
-            if self.is_in_train and own and not self.progress.due(task, self.state):
+        in_training = own and self.is_in_train
+        metrics, scores = {}, {}
+        for task, data in chosen.items():
+            if in_training and not self.progress.due(task, self.state):
                 continue
-            scores = self._measure(task)
+            found = self._measure_by(data)
+            examples = TaskExamples({task: data.evaluation})
             metrics |= super().evaluate(examples, ignore_keys, f"{metric_key_prefix}_{task}")
-            if scores and self.is_in_train and own:
-                self.progress.take(task, scores[0], self.state)
+            if found:
+                scores[task] = found[0]
+                if in_training:
+                    self.progress.take(task, found[0], self.state)
         controllers = self.progress.controllers.values()
-        if controllers and all(controller.stopped for controller in controllers):
+        if in_training and controllers and all(controller.stopped for controller in controllers):
             # No task would ever fall and go on.
             self.control.should_training_stop = True
-        if self.progress.scores:
-            metrics[f"{metric_key_prefix}_score"] = sum(self.progress.scores.values()) / len(self.progress.scores)
+        latest = self.progress.scores if in_training else scores
+        if latest:
+            metrics[f"{metric_key_prefix}_score"] = sum(latest.values()) / len(latest)
         return metrics
 
-    def _measure(self, task: str) -> list[float]:
+    def _measure_by(self, data: TaskData) -> list[float]:
         """Have the next evaluation use the metrics of a task, and put its first number into the list returned."""
         scores: list[float] = []
-        compute_metrics = self.tasks[task].compute_metrics
 
         def measure(prediction: EvalPrediction) -> dict[str, float]:
-            metrics = compute_metrics(prediction)
-            scores.append(next(iter(metrics.values())))
+            metrics = data.compute_metrics(prediction)
+            scores.append(float(next(iter(metrics.values()))))
             return metrics
 
-        self.compute_metrics = None if compute_metrics is None else measure
+        self.compute_metrics = None if data.compute_metrics is None else measure
         return scores

@@ -1092,11 +1092,11 @@ def test_long_texts_are_warned_of():
     handler.emit = lambda record: messages.append(record.getMessage())
     logger = logging.getLogger("modeling_vilbert.annotations")
     logger.addHandler(handler)
-    long = "word " * 601
+    long = "word " * 600
     try:
-        check_rows([BOX, {**BOX, "id": "2", "text": "word " * 600}], "mine")
+        check_rows([BOX, {**BOX, "id": "2", "text": "word " * 599}], "mine")
         assert not messages
         check_rows([BOX, {**BOX, "id": "2", "text": long}, {**CHOICE, "id": "3", "text_pair": [long, "b"]}], "mine")
     finally:
         logger.removeHandler(handler)
-    assert messages == ["mine: a text has more than 600 words, and will be cut, in 2 of 3 rows: '2', '3'."]
+    assert messages == ["mine: a text has 600 words or more, and will be cut, in 2 of 3 rows: '2', '3'."]

@@ -44,7 +44,8 @@ def test_soft_scores(processor):
         {"text": "unknown?", "answers": None, "scores": None, "regions": regions("3", 1)},
     ]
     batch = collator(rows)
-    torch.testing.assert_close(batch["labels"], torch.tensor([[0, 1, 0], [0.6, 0, 0.9], [0, 0, 0]]))
+    # Without a truth there is nothing to learn, not even that all is wrong.
+    torch.testing.assert_close(batch["labels"], torch.tensor([[0, 1, 0], [0.6, 0, 0.9], [-100, -100, -100]]))
     assert batch["region_attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]
 
 
@@ -72,8 +73,17 @@ def test_candidates(processor):
     row = {"text": "it", "candidates": [[40, 10, 60, 60], [0, 10, 20, 60]], "label": 0, "regions": regions("1")}
     labels = ViLBertTaskCollator(processor)([row])["labels"]
     assert labels.tolist() == [[-100, 0, -100, 1]]
-    # Without a truth, what may be chosen is marked all the same.
-    assert ViLBertTaskCollator(processor)([{**row, "label": None}])["labels"].tolist() == [[-100, 0, -100, 0]]
+    assert ViLBertTaskCollator(processor)([{**row, "label": None}])["labels"].tolist() == [[-100] * 4]
+    del row["label"]
+    assert "labels" not in ViLBertTaskCollator(processor)([row])
+
+
+def test_two_candidates_that_are_one_region(processor):
+    """Whichever comes last, the region is what the truth makes of it."""
+    boxes = [[0, 10, 20, 60], [0, 10, 20, 58]]
+    for label in (0, 1):
+        row = {"text": "it", "candidates": boxes, "label": label, "regions": regions("1")}
+        assert ViLBertTaskCollator(processor)([row])["labels"].tolist() == [[-100, 1, -100, -100]]
 
 
 def test_a_candidate_that_is_no_region_is_named(processor):
@@ -109,8 +119,11 @@ def test_choices(processor):
     assert batch["labels"].tolist() == [1, 0] and batch["region_features"].shape == (2, 4, 4)
     # The second segment is told apart.
     assert set(batch["token_type_ids"][0, 1].tolist()) == {0, 1}
-    with pytest.raises(ValueError, match="equally many choices"):
-        ViLBertTaskCollator(processor)([rows[0], {**rows[1], "text_pair": ["so", "no"]}])
+    with pytest.raises(ValueError, match=r"equally many choices.*\['a', 'b'\]"):
+        ViLBertTaskCollator(processor)([{**rows[0], "id": "a"}, {**rows[1], "id": "b", "text_pair": ["so", "no"]}])
+    with pytest.raises(ValueError, match="1 without a text_pair"):
+        single = {"text": "so", "label": 0, "regions": regions("1")}
+        ViLBertTaskCollator(processor)([single, {**single, "text_pair": "no"}])
 
 
 def test_drawn_choices(processor):
@@ -167,6 +180,23 @@ def test_groups(processor):
         (_, other, _, hard) = texts_of(processor, batch)[1]
         assert not {other, hard} & {"caption 0", "caption 1"}
     assert seen_hard == {"caption 8", "caption 9"} and seen_images == {0, 2, 3, 4, 5}
+
+
+def test_the_same_words_about_two_images_are_no_mismatch(processor):
+    captions = [*CAPTIONS, {"id": "x", "image_id": "5", "text": "caption 3"}]
+    collator = ViLBertRetrievalCollator(processor, captions, STORE)
+    for epoch in range(40):
+        collator.set_epoch(epoch)
+        batch = collator([{**CAPTIONS[3], "regions": STORE["1"]}])
+        _, other, _, hard = texts_of(processor, batch)[0]
+        assert not {other, hard} & {"caption 2", "caption 3"}
+        assert batch["region_features"][0, 2, 1, 0].item() not in (1, 5)
+
+
+def test_images_without_regions_are_named():
+    store = {**STORE, "9": Regions(np.zeros((0, 4)), np.zeros((0, 4)), (9, 9), image_id="9")}
+    with pytest.raises(ValueError, match="1 of 7 images have no region: '9'"):
+        similar_images(store, store)
 
 
 def test_similar_images():

@@ -14,7 +14,7 @@ from modeling_vilbert import (
     ViLBertTrainer,
     open_regions,
 )
-from modeling_vilbert.annotations import READERS
+from modeling_vilbert.annotations import READERS, check_rows
 from modeling_vilbert.heads_vilbert import HEADS
 from modeling_vilbert.metrics import METRICS
 from modeling_vilbert.submissions import SUBMISSIONS, write_submission
@@ -95,9 +95,9 @@ def test_many_tasks_at_once(folder, stores, tmp_path):
     tasks = ["vqa", "retrieval_coco", "nlvr2", "vcr_answer", "guesswhat_answers", "refcoco+", "visual7w"]
     rows = {task: rows_of(folder, task)[:12] for task in tasks}
     labels = {task: labels_of(task, rows[task]) for task in tasks}
-    config = small_model.small_config(tasks={task.replace("+", "_plus"): head_of(task, labels[task]) for task in tasks})
+    config = small_model.small_config(tasks={task: head_of(task, labels[task]) for task in tasks}, num_task_tokens=20)
     data = {
-        task.replace("+", "_plus"): prepare_task(
+        task: prepare_task(
             task, small_model.new_processor(), labels[task], rows[task], stores[task], rows[task][:6], stores[task]
         )
         for task in tasks
@@ -140,11 +140,39 @@ def test_clean_split_leaves_out_test_images_of_every_task():
     test = {"refcoco": [{"image_id": "1"}], "vqa": [{"image_id": "4"}], "nlvr2": [{"image_id": ["x", "d"]}]}
     clean = clean_split(train, test)
     assert [row["image_id"] for row in clean["vqa"]] == ["0", "2", "3", "5"]
-    # Images of Visual Genome have numbers of their own.
+    # Images of Visual Genome have numbers of their own,
     assert clean["gqa"] == train["gqa"] and clean["nlvr2"] == train["nlvr2"][:1]
+    # unless somebody knows which are COCO's, and Visual7W has them in file names.
+    clean = clean_split(train, test, genome_to_coco={"2": "1"})
+    assert [row["image_id"] for row in clean["gqa"]] == ["0", "1", "3", "4", "5"]
+    assert len(clean_split({"gqa": train["gqa"]}, {"visual7w": [{"image_id": "v7w_5"}]})["gqa"]) == 5
+    with pytest.raises(ValueError, match=r"every row of \['nlvr2'\]"):
+        clean_split({"nlvr2": train["nlvr2"][1:]}, test)
 
 
 # Bad annotations
+
+
+def test_empty_splits_are_named(stores):
+    for splits in ({"train": []}, {"evaluation": []}):
+        with pytest.raises(ValueError, match=f"{next(iter(splits))} of vqa is empty"):
+            prepare_task("vqa", small_model.new_processor(), ["yes"], **splits)
+
+
+def test_a_missing_choice_is_named(folder):
+    rows = rows_of(folder, "vcr_answer")
+    short = {**rows[1], "text_pair": rows[1]["text_pair"][:3], "label": 0}
+    with pytest.raises(
+        ValueError, match=f"not 4 choices, as in most rows, in 1 of {len(rows)} rows: '{rows[1]['id']}'"
+    ):
+        check_rows([rows[0], short, *rows[2:]], "vcr_answer")
+
+
+def test_a_task_gets_as_many_regions_as_it_needs(folder, stores):
+    rows, processor = rows_of(folder, "visual7w"), small_model.new_processor(max_regions=5)
+    data = prepare_task("visual7w", processor, None, rows, stores["visual7w"])
+    assert data.collator.processor.image_processor.max_regions == 199 and processor.image_processor.max_regions == 5
+    assert "labels" in data.collator([data.train[number] for number in range(4)])
 
 
 def test_unknown_tasks_are_named():

@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from small_runs import (
     TASKS,
+    Losses,
     arguments,
     config_without_dropout,
     many_tasks,
@@ -20,9 +23,20 @@ from small_runs import (
     stack,
     task_data,
 )
-from transformers import TrainerCallback
+from transformers import BertTokenizer, TrainerCallback
 
-from modeling_vilbert import MultiTaskTrainer, StopAndGo, ViLBertForMultiTask, ViLBertForPreTraining, ViLBertTrainer
+from modeling_vilbert import (
+    MultiTaskTrainer,
+    Regions,
+    StopAndGo,
+    ViLBertForMultiTask,
+    ViLBertForPreTraining,
+    ViLBertImageProcessor,
+    ViLBertPreTrainingCollator,
+    ViLBertProcessor,
+    ViLBertTrainer,
+)
+from modeling_vilbert.data_collators import repeated
 from modeling_vilbert.training import TaskBatches, loss_counts
 
 
@@ -76,21 +90,8 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
 
 
 def test_accumulated_batches_of_many_tasks_are_one_large_batch(tmp_path):
-    class Doubled(MultiTaskTrainer):
-        def __init__(self, model, args, tasks, *others, **settings):
-            for data in tasks.values():
-                data.batch_size *= 2
-            super().__init__(model, args, tasks, *others, **settings)
-
-    import small_runs
-
     accumulated = many_tasks(tmp_path, gradient_accumulation_steps=2, max_steps=9, optim="sgd")
-    original, small_runs.MultiTaskTrainer = small_runs.MultiTaskTrainer, Doubled
-    try:
-        large = many_tasks(tmp_path, max_steps=9, optim="sgd")
-    finally:
-        small_runs.MultiTaskTrainer = original
-    assert_same_run(accumulated, large)
+    assert_same_run(accumulated, many_tasks(tmp_path, size=2, max_steps=9, optim="sgd"))
 
 
 def test_evaluation_says_what_the_model_says(tmp_path):
@@ -143,6 +144,74 @@ def test_two_processes_are_one(kind, tmp_path):
         _, expected = pretraining(tmp_path)
     assert len(losses) == 20 and [step for step, _ in losses] == [step for step, _ in expected]
     np.testing.assert_allclose([loss for _, loss in losses], [loss for _, loss in expected], atol=1e-5)
+
+
+# The collator in a trainer
+
+
+def captions_and_regions(count: int) -> list[dict]:
+    """Texts of unequal lengths, images of unequally many regions."""
+    draw = np.random.default_rng(4)
+    found = []
+    for number in range(count):
+        regions = 1 + number % 4
+        record = Regions(
+            np.tile([0, 0, 9, 9], (regions, 1)) + np.arange(regions)[:, None],
+            draw.normal(size=(regions, 14)),
+            (20, 20),
+            class_probs=draw.dirichlet(np.ones(9), regions),
+            image_id=str(number),
+        )
+        text = "a b c d e f".split()[: 1 + number % 6]
+        found.append({"image_id": str(number), "text": f"{number} {' '.join(text)}", "regions": record})
+    return found
+
+
+def collated_training(folder, examples, resume=None, callbacks=(), **settings):
+    torch.manual_seed(0)
+    words = sorted({word for number in range(48) for word in f"{number} a b c d e f".split()})
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
+    processor = ViLBertProcessor(ViLBertImageProcessor(), BertTokenizer(vocab=vocabulary))
+    captions = captions_and_regions(48)
+    collator, losses = ViLBertPreTrainingCollator(processor, captions, max_tokens=19), Losses()
+    model = ViLBertForPreTraining(config_without_dropout())
+    settings = arguments(folder, accelerator_config={"dispatch_batches": False}, optim="sgd", **settings)
+    trainer = ViLBertTrainer(model, settings, collator, examples, callbacks=[losses, *callbacks])
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer, losses.steps
+
+
+def test_what_is_masked_depends_on_no_batch_and_no_worker(tmp_path):
+    """Over several epochs: one large batch, accumulated small ones, and batches of two workers are the same steps."""
+    examples = captions_and_regions(48)
+    large = collated_training(tmp_path, examples)
+    small = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    assert_same_run(large, collated_training(tmp_path, examples, **small))
+    workers = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
+    assert_same_run(large, collated_training(tmp_path, examples, **workers))
+
+
+def test_the_parts_of_the_loss_are_logged(tmp_path):
+    trainer, losses = collated_training(tmp_path, captions_and_regions(48), max_steps=3)
+    for entry in trainer.state.log_history[:3]:
+        parts = [entry[name] for name in ("mlm_loss", "region_loss", "alignment_loss")]
+        assert sum(parts) == pytest.approx(entry["loss"]) and min(parts) > 0
+
+
+def test_a_stream_goes_on_as_if_nothing_happened(tmp_path):
+    """In its third pass, with other masks in each."""
+    stream = Dataset.from_list([{"number": number} for number in range(24)]).to_iterable_dataset(num_shards=3)
+    records = captions_and_regions(24)
+    examples = repeated(stream, 8).map(lambda row: {**records[row["number"]], "epoch": row["epoch"]})
+    settings = {"save_strategy": "steps", "save_steps": 4, "max_steps": 12}
+    undisturbed = collated_training(tmp_path / "one", examples, **settings)
+    with pytest.raises(KilledError):
+        collated_training(tmp_path / "two", examples, callbacks=[Kill(10)], **settings)
+    trainer, losses = collated_training(tmp_path / "two", examples, resume=True, **settings)
+    assert losses[0][0] == 9
+    assert_same_run((undisturbed[0], undisturbed[1][8:]), (trainer, losses))
+    passes = [[row["image_id"] for row in repeated(stream, 2).map(lambda row: records[row["number"]])]]
+    assert sorted(passes[0]) == sorted([row["image_id"] for row in records] * 2) and passes[0][:24] != passes[0][24:]
 
 
 # Stop and go
@@ -258,8 +327,15 @@ def test_every_task_has_a_loss_and_its_metrics(tmp_path):
         assert np.isfinite(metrics[f"eval_{task}_loss"]) and 0 <= metrics[f"eval_{task}_accuracy"] <= 1
     alone = trainer.evaluate("vqa")
     assert alone["eval_vqa_accuracy"] == metrics["eval_vqa_accuracy"] and "eval_grounding_loss" not in alone
-    other = trainer.evaluate({"entailment": task_data()["entailment"].train})
-    assert "eval_entailment_accuracy" in other
+    # Out of training, the score is of what was just measured.
+    own = [metrics[f"eval_{task}_accuracy"] for task in TASKS]
+    assert metrics["eval_score"] == pytest.approx(np.mean(own)) and alone["eval_score"] == pytest.approx(own[0])
+    other = trainer.evaluate(
+        {"entailment": replace(task_data()["entailment"], evaluation=task_data()["entailment"].train[4:])}
+    )
+    assert other["eval_entailment_accuracy"] != metrics["eval_entailment_accuracy"]
+    with pytest.raises(ValueError, match="eval_dataset must be of"):
+        trainer.evaluate("captions")
 
 
 def test_a_loss_scale_scales(tmp_path):
@@ -322,14 +398,15 @@ def test_pretraining_goes_on_as_if_nothing_happened(tmp_path):
 
 
 @pytest.mark.parametrize("order", ["round_robin", "temperature"])
-def test_many_tasks_go_on_as_if_nothing_happened(order, tmp_path):
-    """Killed in the middle of an epoch in which some tasks rest."""
+@pytest.mark.parametrize("save_steps", [4, 6])
+def test_many_tasks_go_on_as_if_nothing_happened(order, save_steps, tmp_path):
+    """Killed in an epoch in which some tasks rest, with checkpoints in its middle, and at the ends of epochs."""
     settings = {
         "order": order,
         "stop_and_go": StopAndGo(patience=0, threshold=0.5),
         "eval_strategy": "epoch",
         "save_strategy": "steps",
-        "save_steps": 4,
+        "save_steps": save_steps,
         "max_steps": 42,
     }
     undisturbed = many_tasks(tmp_path / "one", **settings)
@@ -342,6 +419,22 @@ def test_many_tasks_go_on_as_if_nothing_happened(order, tmp_path):
     assert trainer.batches.stopped == rested
     assert trainer.progress.state() == undisturbed[0].progress.state()
     assert_same_run((undisturbed[0], undisturbed[1][-len(losses) :]), (trainer, losses))
+
+
+def test_another_stop_and_go_is_not_gone_on_with(tmp_path):
+    settings = {"eval_strategy": "epoch", "save_strategy": "epoch", "max_steps": 12}
+    many_tasks(tmp_path, **settings)
+    with pytest.raises(ValueError, match="go on with the same tasks and stop_and_go"):
+        many_tasks(tmp_path, resume=True, stop_and_go=StopAndGo(), **{**settings, "max_steps": 18})
+
+
+def test_a_second_training_begins_anew(tmp_path):
+    trainer, _ = many_tasks(
+        tmp_path, stop_and_go=StopAndGo(patience=0, threshold=10.0), eval_strategy="epoch", max_steps=60
+    )
+    assert any(trainer.batches.stopped)
+    trainer.train()
+    assert trainer.batches.stopped[0] == []
 
 
 def test_training_ends_when_all_tasks_rest(tmp_path):
