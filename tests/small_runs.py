@@ -155,9 +155,11 @@ def main():
     if kind == "fsdp":
         settings |= {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["ViLBertLayer"]}}
     trainer, losses = (many_tasks if kind == "tasks" else pretraining)(output, **settings)
+    metrics = trainer.evaluate() if kind == "tasks" else {}
     if trainer.is_world_process_zero():
         output.mkdir(parents=True, exist_ok=True)
         (output / "losses.json").write_text(json.dumps(losses))
+        (output / "metrics.json").write_text(json.dumps(metrics))
 
 
 if __name__ == "__main__":

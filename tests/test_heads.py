@@ -17,6 +17,7 @@ from modeling_vilbert import (
     ViLBertForVisualGrounding,
 )
 from modeling_vilbert.configuration_vilbert import TWELVE_IN_ONE_TASKS
+from modeling_vilbert.heads_vilbert import score_loss
 
 
 def make(model_class, **fields):
@@ -411,3 +412,34 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(model_class, tmp_pat
     start = make(model_class).state_dict()
     assert any((weights[0][name] - start[name]).abs().max() > 1e-3 for name in start)
     assert_close(weights[1], weights[0])
+
+
+def test_scores_of_minus_100_are_left_out():
+    """The same as without them; and an example of nothing else does not count."""
+    torch.manual_seed(0)
+    logits, scores = torch.randn(3, 5), torch.rand(3, 5)
+    scores[0, 3:], scores[2] = -100, -100
+    first = F.binary_cross_entropy_with_logits(logits[0, :3], scores[0, :3], reduction="sum")
+    second = F.binary_cross_entropy_with_logits(logits[1], scores[1], reduction="sum")
+    torch.testing.assert_close(score_loss(logits, scores), (first + second) / 2)
+    assert score_loss(logits, torch.full((3, 5), -100.0)) == 0
+
+
+def test_grounding_learns_of_candidates_only():
+    torch.manual_seed(0)
+    model, inputs = ViLBertForVisualGrounding(tiny_config()).eval(), tiny_inputs()
+    labels = torch.full((3, 5), -100.0)
+    labels[:, 1], labels[:, 2] = 1.0, 0.0
+    outputs = model(**inputs, labels=labels)
+    expected = F.binary_cross_entropy_with_logits(outputs.logits[:, 1:3], labels[:, 1:3], reduction="sum")
+    torch.testing.assert_close(outputs.loss, expected / 3)
+
+
+def test_retrieval_out_of_pretraining_says_what_alignment_says():
+    model, inputs = make(ViLBertForPreTraining), tiny_inputs()
+    scorer = model.as_retrieval()
+    alignment = model(**inputs).alignment_logits
+    scores = scorer(**inputs).logits[:, 0]
+    assert_close(scores.sigmoid(), alignment.softmax(-1)[:, 0])
+    assert scorer.vilbert is model.vilbert and not scorer.training
+    assert all(value.device.type == "cpu" for value in scorer.parameters())
