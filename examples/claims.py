@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from scenes import compose, scene_files
-from small_model import new_processor, small_config
+from small_model import new_processor, of_first_images, small_config
 from torch import nn
 from transformers import TrainingArguments, VisualBertConfig, VisualBertModel, set_seed
 
@@ -159,8 +159,7 @@ class Claims:
     def rows(self, task: str, split: str) -> list[dict]:
         rows = read_rows(task, *scene_files(self.folder, task, split))
         if split == "test" and TASKS[task].head == "matching":
-            images = list(dict.fromkeys(row["image_id"] for row in rows))[:RANKED]
-            rows = [row for row in rows if row["image_id"] in images]
+            rows = of_first_images(rows, RANKED)
         return rows
 
     def steps(self, wanted: int) -> int:

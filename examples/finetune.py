@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from scenes import scene_files
-from small_model import SceneOptions, composed, parse, processor_of, small_config
+from small_model import SceneOptions, composed, of_first_images, parse, processor_of, small_config
 from transformers import AutoConfig, TrainingArguments, set_seed
 
 from modeling_vilbert import ViLBertTrainer, open_regions
@@ -84,6 +84,8 @@ def read_data(options: Options, arguments: TrainingArguments) -> tuple[list, Any
         return train, open_regions(options.regions), test, open_regions(options.eval_regions or options.regions)
     folder = composed(options, arguments)
     train, test = (read_rows(options.task, *scene_files(folder, options.task, split)) for split in ("train", "test"))
+    if TASKS[options.task].head == "matching":
+        test = of_first_images(test)
     given = TASKS[options.task].given_boxes
     store = open_regions([folder / "regions", folder / "objects"] if given else folder / "regions")
     return train, store, test, store

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from datasets import Dataset
 from scenes import scene_files
-from small_model import SceneOptions, composed, parse, processor_of, small_config
+from small_model import SceneOptions, composed, of_first_images, parse, processor_of, small_config
 from transformers import TrainingArguments, set_seed
 
 from modeling_vilbert import (
@@ -119,8 +119,7 @@ def zero_shot_retrieval(
     model: ViLBertForPreTraining, processor, captions: list[dict], store, arguments: TrainingArguments
 ) -> dict[str, float]:
     """Rank the captions of the first hundred images with these images."""
-    images = list(dict.fromkeys(row["image_id"] for row in captions))[:100]
-    captions = [row for row in captions if row["image_id"] in images]
+    captions = of_first_images(captions)
     data = prepare_task("retrieval_coco", processor, None, evaluation=captions, evaluation_regions=store)
     arguments.per_device_eval_batch_size = 4
     ranker = ViLBertTrainer(

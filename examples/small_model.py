@@ -69,6 +69,12 @@ def composed(options: SceneOptions, arguments: TrainingArguments) -> Path:
     return compose(Path(options.scenes) / f"{train}-{test}", train=train, val=test, test=test, seed=0)
 
 
+def of_first_images(captions: list[dict], count: int = 100) -> list[dict]:
+    """The captions of so many images: as many pairs to rank as fit into a short run."""
+    images = set(list(dict.fromkeys(row["image_id"] for row in captions))[:count])
+    return [row for row in captions if row["image_id"] in images]
+
+
 def parse(options_type: type, defaults: Callable[[Any], dict[str, Any]]) -> tuple[Any, TrainingArguments]:
     """The example's options and Trainer's, both from one command line.
 
