@@ -32,6 +32,8 @@ from modeling_vilbert.submissions import write_submission
 from modeling_vilbert.tasks import MODELS, TASKS, labels_of, prepare_task, read_rows
 
 
+# About relations and numbers of composed things.
+SLOW_TO_LEARN = ("gqa", "nlvr2", "vcr_rationale")
 # 12-in-1's, for the heads of data that are not composed.
 HEAD_LEARNING_RATE = 1e-4
 
@@ -69,7 +71,7 @@ def defaults_of(options: Options) -> dict[str, Any]:
         }
     return output | {
         "learning_rate": 1e-3,
-        "max_steps": 300,
+        "max_steps": 900 if options.task in SLOW_TO_LEARN else 300,
         # An example of these holds several pairs of text and image.
         "per_device_train_batch_size": {"choice": 16, "matching": 16, "images": 32}.get(row.head, 64),
         "per_device_eval_batch_size": {"choice": 16, "matching": 4, "images": 32}.get(row.head, 64),
