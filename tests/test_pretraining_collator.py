@@ -212,17 +212,6 @@ def test_whole_words(processor, examples):
     assert of_many
 
 
-class Items(torch.utils.data.Dataset):
-    def __init__(self, examples):
-        self.examples = examples
-
-    def __len__(self):
-        return len(self.examples)
-
-    def __getitem__(self, number):
-        return self.examples[number]
-
-
 def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -233,7 +222,7 @@ def test_batches_are_the_same_with_any_number_of_workers(processor, examples, co
     runs = []
     for workers in (0, 1, 2):
         loader = torch.utils.data.DataLoader(
-            Items(examples[:64]),
+            examples[:64],
             batch_size=8,
             num_workers=workers,
             collate_fn=collator,
