@@ -20,6 +20,7 @@ MARGINS = {
     "visual7w": (0.24, 0.22),
     "vcr_answer": (0.34, 0.34),
     "retrieval_coco": (0.27, 0.27),
+    "retrieval_flickr30k": (0.25, 0.26),
     "refcoco": (0.25, 0.33),
     "refcoco+": (0.35, 0.43),
     "refcocog": (0.12, 0.19),
