@@ -380,7 +380,7 @@ READERS: dict[str, Callable[..., list[Row]]] = {
 def check_rows(rows: Sequence[Mapping[str, Any]], name: str):
     """Raise a ValueError that names the rows with which no training or evaluation should begin.
 
-    Of texts of more than 600 words the log says that they will be cut.
+    Of texts of 600 words or more the log says that they will be cut.
 
     Args:
         rows: of one of the `READERS`, or of one's own.

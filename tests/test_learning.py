@@ -1,4 +1,4 @@
-"""Do tasks learn? A short run of one; and, slow, each of them, with and without the images, from a pre-trained model.
+"""Do tasks learn? A short run of one; and, slow, those of `MARGINS`, with and without images, from a pre-trained model.
 
 `pytest -m slow` runs the slow ones, `-k foil` one of them. Margins are shares of the task's first metric.
 """
