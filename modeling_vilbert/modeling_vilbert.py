@@ -92,6 +92,17 @@ class ViLBertAttention(nn.Module):
         query, key, value = self.query(states), self.key(context), self.value(context)
         if gates is not None:
             query, key = query * gates[0], key * gates[1]
+        return self.attend(query, key, value, attention_mask, output_attentions)
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask=None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The rest of `forward`, from projections: query [B, Q, A], key and value [B, K, A]."""
         query, key, value = (x.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for x in (query, key, value))
 
         # Probabilities exist in the eager implementation alone: who asks for them is computed by it.
@@ -161,9 +172,13 @@ class ViLBertLayer(GradientCheckpointingLayer):
         """states [B, Q, D], context [B, K, C] -> [B, Q, D], probabilities [B, H, Q, K] or None."""
         gates = self.gates(words, words_mask) if self.gates is not None else None
         attended, probabilities = self.attention(states, context, attention_mask, gates, output_attentions)
+        return self.finish(states, attended), probabilities
+
+    def finish(self, states: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """The rest of `forward`, from what attention gave: states and attended [B, Q, D] -> [B, Q, D]."""
         states = self.attention_norm(states + self.dropout(attended))
         expanded = self.activation(self.intermediate(states))
-        return self.output_norm(states + self.dropout(self.output(expanded))), probabilities
+        return self.output_norm(states + self.dropout(self.output(expanded)))
 
 
 class ViLBertCoAttentionLayer(nn.Module):
