@@ -28,7 +28,7 @@ FLOORS = [
     {"regions", "bulk_extraction"},
     {"modeling_vilbert", "image_processing_vilbert"},
     {"heads_vilbert", "processing_vilbert"},
-    {"pretraining_vilbert", "metrics", "data_collators"},
+    {"pretraining_vilbert", "metrics", "data_collators", "lengths"},
     {"annotations", "submissions", "training"},
     {"pipeline_vilbert", "tasks"},
     {"cli"},
