@@ -19,7 +19,8 @@ from transformers import EvalPrediction
 from transformers.utils import logging
 
 from .annotations import CLASS_NAMES, READERS, check_rows
-from .data_collators import CaptionRanking, ViLBertRetrievalCollator, ViLBertTaskCollator, similar_images
+from .caption_groups import CaptionRanking, ViLBertRetrievalCollator, similar_images
+from .data_collators import ViLBertTaskCollator
 from .heads_vilbert import (
     ViLBertForImageAndTextRetrieval,
     ViLBertForImagesAndTextClassification,
