@@ -351,7 +351,7 @@ def watch(scorer: ImageTextScorer) -> tuple[list[int], Counter]:
     return sizes, counts
 
 
-@pytest.mark.parametrize("budget", [20_000, 40_000, 100_000])
+@pytest.mark.parametrize("budget", [20_000, 40_000])
 def test_memory_stays_in_its_budget(budget):
     (texts, images), found = corpora(11, 9), {}
     for many in (1, 2):
