@@ -103,13 +103,22 @@ def spans(sizes: Sequence[int], limit: int) -> list[range]:
     return [*found, range(start, len(sizes))]
 
 
-def like_lengths(
+def cheap_batches(
     text: np.ndarray, vision: np.ndarray, batch_size: int, batch_positions: int = BATCH_POSITIONS
 ) -> Iterator[np.ndarray]:
-    """Lengths of the texts and of the images of pairs, both [pairs] -> batches, as arrays of their numbers.
+    """Pairs in batches of like lengths, which cost least to compute.
 
-    Pairs are halved, along the stream in which that costs least, until they fit into a batch and another half would
-    save less padding than a batch costs, which is as much as `batch_positions` positions.
+    Unlike those of training (`lengths.like_lengths`), batches may be of any size up to `batch_size`: all pairs are
+    halved, along the stream in which that costs least, and the halves again, until they fit into a batch and another
+    half would save less padding than a batch costs.
+
+    Args:
+        text, vision: lengths of the text and of the image of each pair, both [pairs].
+        batch_size: pairs of a batch, at most.
+        batch_positions: what a batch costs beside its positions, in positions.
+
+    Returns:
+        Numbers of pairs, an array for each batch.
     """
 
     def cost(numbers: np.ndarray) -> int:

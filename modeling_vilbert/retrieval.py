@@ -25,7 +25,7 @@ from .heads_vilbert import ViLBertForImageAndTextRetrieval, ViLBertForMultiTask
 from .image_processing_vilbert import is_regions
 from .optional_packages import need
 from .pair_sides import Images, Side, Texts, names_of
-from .pair_tiles import BATCH_POSITIONS, HALF_BATCH_POSITIONS, Tiles, like_lengths, spans
+from .pair_tiles import BATCH_POSITIONS, HALF_BATCH_POSITIONS, Tiles, cheap_batches, spans
 from .pretraining_vilbert import ViLBertForPreTraining
 from .processing_vilbert import ViLBertProcessor
 from .score_files import ScoreFile, Workers
@@ -306,7 +306,7 @@ class ImageTextScorer:
         half = self.autocast is not None or self.model.dtype != torch.float32
         positions = HALF_BATCH_POSITIONS if half else BATCH_POSITIONS
         lengths = (kept.lengths[items] for kept, items in zip(sides, pairs))
-        batches = list(like_lengths(*lengths, batch_size, positions))
+        batches = list(cheap_batches(*lengths, batch_size, positions))
         scores = []
         for numbers in batches:
             taken, masks = zip(*(kept.take(items[numbers]) for kept, items in zip(sides, pairs)))

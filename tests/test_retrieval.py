@@ -39,7 +39,7 @@ from modeling_vilbert import (
     write_regions,
 )
 from modeling_vilbert.cli import main
-from modeling_vilbert.pair_tiles import like_lengths, spans
+from modeling_vilbert.pair_tiles import cheap_batches, spans
 from modeling_vilbert.search import read_captions, search
 
 
@@ -318,7 +318,7 @@ def test_almost_nothing_is_padding():
 def test_batches_hold_each_pair_once(count, batch_size, batch_positions):
     generator = np.random.default_rng(count)
     text, vision = generator.integers(3, 30, count), generator.integers(11, 38, count)
-    batches = list(like_lengths(text, vision, batch_size, batch_positions))
+    batches = list(cheap_batches(text, vision, batch_size, batch_positions))
     assert sorted(np.concatenate(batches).tolist()) == list(range(count))
     assert max(map(len, batches)) <= batch_size
     positions = sum(len(batch) * (text[batch].max() + vision[batch].max()) for batch in batches)
