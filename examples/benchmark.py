@@ -28,7 +28,7 @@ Columns:
                   counts as useful see benchmark_ways.py
     speed         how many times as fast as the row that has "1.00" before it: for models the same model in fp32,
                   uncompiled; for jobs the first plain loop in fp32
-    peak MB       the most memory that the process held
+    peak MB       the most memory that the process held during the run; with several, the first of them
     work MB       how much of that was for the run, above weights and what else was there before; in brackets as a
                   share of that of the row with which speed is compared
 """
@@ -43,8 +43,8 @@ import os
 import platform
 import resource
 import signal
+import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -89,7 +89,8 @@ def rows_of(part: str, sizes: Sizes, dtypes: Sequence[str], compiled: bool) -> l
 # Every process begins as a copy of one that has these. That one does not look into this folder.
 IMPORTED_ONCE = [
     "torch._dynamo",
-    "modeling_vilbert",
+    "accelerate",
+    "modeling_vilbert.retrieval",
     "transformers.models.lxmert.modeling_lxmert",
     "transformers.models.visual_bert.modeling_visual_bert",
 ]
@@ -105,14 +106,18 @@ def memory() -> tuple[float, float | None]:
         return most / (2**20 if sys.platform == "darwin" else 2**10), None
 
 
-def forget_peak():
-    """Give back what was freed, and let the most that this process held begin anew."""
+def forget_peak() -> bool:
+    """Give back what was freed, and let the most that this process held begin anew; false where that cannot be."""
     gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    if sys.platform != "linux":
+        return False
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+    try:
         Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def seconds_of(run: Any, least_seconds: float) -> float:
@@ -140,7 +145,7 @@ def measure(row: Row, sizes: Sizes, threads: int) -> dict[str, Any]:
     for _ in range(2 if row.compiled else 1):
         (work.warm_up or work.run)()
     before = square_rate(sizes, row.dtype)
-    forget_peak()
+    forgotten = forget_peak()
     _, rest = memory()
     seconds = seconds_of(work.run, sizes.least_seconds)
     peak, _ = memory()
@@ -151,39 +156,59 @@ def measure(row: Row, sizes: Sizes, threads: int) -> dict[str, Any]:
         "flops": work.flops,
         "square_rate": max(before, square_rate(sizes, row.dtype)),
         "peak_mb": peak,
-        "work_mb": None if rest is None else peak - rest,
+        "work_mb": peak - rest if forgotten else None,
     }
 
 
-def answer_to(connection: Any, row: Row, sizes: Sizes, threads: int):
+def answer_to(connection: Any, row: Row, sizes: Sizes, threads: int, environment: dict[str, str], folder: str):
     """What a process of its own does: send what was measured, or why it was not."""
+    os.environ.update(environment)
+    os.chdir(folder)
     try:
-        connection.send(measure(row, sizes, threads))
+        result = measure(row, sizes, threads)
     except Exception as error:
-        connection.send(
-            {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"}
-        )
+        first = (str(error).strip().splitlines() or [""])[0]
+        result = {"failed": f"{type(error).__name__}: {first}"}
+    if connection is not None:
+        connection.send(result)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def one_round(row: Row, sizes: Sizes, threads: int) -> dict[str, Any]:
-    """One round of a row in a process of its own -> what was measured, or "failed" and why."""
-    if row.part == "processes":
-        return round_of_processes(row, sizes)
+    """One round of a row in processes of its own -> what the first one measured, or "failed" and why."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED_ONCE)
+    count, environment = 1, {}
+    if row.part == "processes":
+        # What torchrun tells its processes.
+        count, threads = row.count, 1
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=answer_to, args=(sender, row, sizes, threads))
-    process.start()
-    sender.close()
-    try:
-        result = receiver.recv()
-    except EOFError:
-        result = None
-    except BaseException:
-        process.kill()
-        raise
-    process.join()
-    return result or {"failed": ended_by(process.exitcode)}
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        started = []
+        try:
+            for rank in range(count):
+                own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)} if environment else {}
+                connection = sender if rank == 0 else None
+                started.append(context.Process(target=answer_to, args=(connection, row, sizes, threads, own, folder)))
+                started[-1].start()
+            sender.close()
+            try:
+                result = receiver.recv()
+            except EOFError:
+                started[0].join()
+                result = {"failed": ended_by(started[0].exitcode)}
+            if "failed" not in result:
+                for process in started:
+                    process.join()
+            return result
+        finally:
+            for process in started:
+                process.kill()
+                process.join()
 
 
 def ended_by(code: int) -> str:
@@ -191,31 +216,6 @@ def ended_by(code: int) -> str:
         return f"ended with status {code}"
     hint = ", out of memory?" if -code == signal.SIGKILL else ""
     return f"ended by {signal.Signals(-code).name}{hint}"
-
-
-def round_of_processes(row: Row, sizes: Sizes) -> dict[str, Any]:
-    """The same by `torchrun`, one thread for each process; the first one answers, with its own memory."""
-    script = [str(Path(__file__).resolve()), "--worker", json.dumps([row.__dict__, sizes.__dict__])]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(row.count)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        done = subprocess.run(
-            [sys.executable, *torchrun, *script], cwd=folder, env=environment, capture_output=True, text=True
-        )
-        answer = Path(folder, "answer.json")
-        if done.returncode == 0 and answer.exists():
-            return json.loads(answer.read_text())
-    errors = [line for line in done.stderr.splitlines() if "Error" in line and "ChildFailed" not in line]
-    return {"failed": errors[0].strip() if errors else ended_by(done.returncode)}
-
-
-def work_for_torchrun(described: str):
-    row, sizes = json.loads(described)
-    result = measure(Row(**row), Sizes(**sizes), 1)
-    if os.environ["RANK"] == "0":
-        Path("answer.json").write_text(json.dumps(result))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 # The table
@@ -265,7 +265,7 @@ def cells(row: Row, result: dict[str, Any], reference: dict[str, Any] | None) ->
         f"{seconds:.3f}" if seconds >= 0.01 else f"{1000 * seconds:.2f}m",
         f"{result['spread']:.0%}",
         f"{rate:,.0f} {result['unit']}s" if rate >= 100 else f"{rate:.2f} {result['unit']}s",
-        f"{result['gflops_per_second']:,.0f}" if result["gflops_per_second"] else "",
+        f"{result['gflops_per_second']:,.1f}" if result["gflops_per_second"] else "",
         f"{result['of_peak']:.1%}" if result["of_peak"] else "",
         speed,
         f"{result['peak_mb']:,.0f}",
@@ -378,7 +378,6 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="a file for all numbers, of every round")
     parser.add_argument("--markdown", action="store_true", help="the table in Markdown")
     parser.add_argument("--plot", type=Path, help="a picture file for bars")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     for path in (options.json, options.plot):
         if path is not None and not path.parent.is_dir():
@@ -388,9 +387,6 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = options_of(arguments)
-    if options.worker:
-        work_for_torchrun(options.worker)
-        return 0
     sizes = ways.SMALL if options.small else ways.BASE
     if options.batch:
         sizes = dataclasses.replace(sizes, batch=options.batch)
@@ -398,7 +394,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(", ".join(f"{name} {' '.join(v) if isinstance(v, list) else v}" for name, v in facts.items()), flush=True)
     if options.small:
         print("Small models: these numbers mean nothing.")
-    print(f"{options.repeat} rounds", "" if options.markdown else "", sep="\n")
+    print(f"Rounds: {options.repeat}.\n")
     print(line([name for name, _ in COLUMNS], options.markdown))
     if options.markdown:
         print("|" + "---|" * 4 + "---:|" * (len(COLUMNS) - 4))
