@@ -61,27 +61,29 @@ from benchmark_ways import Row, Sizes
 # Rows
 
 
-def rows_of(part: str, sizes: Sizes, dtypes: Sequence[str], compiled: bool) -> list[tuple[Row, Row | None]]:
+def rows_of(
+    part: str, sizes: Sizes, dtypes: Sequence[str], compiled: bool, attention: str = "sdpa"
+) -> list[tuple[Row, Row | None]]:
     """The rows of a part, each with the one that its speed and its memory are compared with."""
     if part == "machine":
         return [(Row(part, shape, dtype, ""), None) for dtype in dtypes for shape in ways.machine_shapes(sizes)]
     if part in ("forward", "training"):
         return [
-            (Row(part, name, dtype, attention, compiling), Row(part, name, "fp32", attention))
+            (Row(part, name, dtype, each, compiling), Row(part, name, "fp32", each))
             for dtype in dtypes
             for compiling in ((False, True) if compiled else (False,))
             for name, attentions in ways.MODELS.items()
-            for attention in attentions
+            for each in attentions
         ]
     if part == "processes":
-        return [(Row(part, f"{n} process{'es' * (n > 1)}", count=n), Row(part, "1 process", count=1)) for n in (1, 2)]
-    if part == "flat":
+        found = [Row(part, f"{n} process{'es' * (n > 1)}", "fp32", attention, count=n) for n in (1, 2)]
+    elif part == "flat":
         counts = (10**2, 10**3) if sizes.small else (10**3, 10**4, 10**5)
-        return [
-            (Row(part, f"{n:,} pairs", count=n), Row(part, f"{counts[0]:,} pairs", count=counts[0])) for n in counts
-        ]
-    names = {"vqa": ways.QUESTION_WAYS, "pretraining": ways.PRETRAINING_WAYS, "retrieval": ways.RETRIEVAL_WAYS}[part]
-    return [(Row(part, name, dtype), Row(part, names[0])) for dtype in dtypes for name in names]
+        found = [Row(part, f"{n:,} pairs", "fp32", attention, count=n) for n in counts]
+    else:
+        names = {"vqa": ways.QUESTION_WAYS, "pretraining": ways.PRETRAINING_WAYS, "retrieval": ways.RETRIEVAL_WAYS}
+        found = [Row(part, name, dtype, attention) for dtype in dtypes for name in names[part]]
+    return [(row, dataclasses.replace(found[0], dtype="fp32")) for row in found]
 
 
 # Measuring
@@ -147,7 +149,8 @@ def measure(row: Row, sizes: Sizes, threads: int) -> dict[str, Any]:
     before = square_rate(sizes, row.dtype)
     forgotten = forget_peak()
     _, rest = memory()
-    seconds = seconds_of(work.run, sizes.least_seconds)
+    # Several processes must all run equally often.
+    seconds = seconds_of(work.run, 0 if row.part == "processes" else sizes.least_seconds)
     peak, _ = memory()
     return {
         "seconds": seconds,
@@ -370,6 +373,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dtypes", nargs="+", choices=list(ways.DTYPES), default=list(ways.DTYPES), help="default: both"
     )
+    parser.add_argument("--attention", choices=["eager", "sdpa"], default="sdpa", help="of the jobs; default: sdpa")
     parser.add_argument("--compile", action="store_true", help="models also by torch.compile")
     parser.add_argument("--repeat", type=at_least_one, default=3, help="rounds; default: %(default)s")
     parser.add_argument("--threads", type=at_least_one, default=torch.get_num_threads(), help="default: %(default)s")
@@ -401,7 +405,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     finished: dict[Row, dict[str, Any]] = {}
     for part in dict.fromkeys(options.parts):
-        rows = rows_of(part, sizes, list(dict.fromkeys(options.dtypes)), options.compile)
+        rows = rows_of(part, sizes, list(dict.fromkeys(options.dtypes)), options.compile, options.attention)
         rounds: dict[Row, list[dict[str, Any]]] = {row: [] for row, _ in rows}
         for number in range(1, options.repeat + 1):
             for place, (row, reference) in enumerate(rows, 1):
