@@ -29,7 +29,7 @@ FLOORS = [
     {"modeling_vilbert", "image_processing_vilbert"},
     {"heads_vilbert", "processing_vilbert"},
     {"pretraining_vilbert", "metrics", "data_collators", "lengths"},
-    {"annotations", "submissions", "training", "caption_groups"},
+    {"annotations", "export", "submissions", "training", "caption_groups"},
     {"pipeline_vilbert", "tasks"},
     {"cli"},
     {"__init__"},
