@@ -397,9 +397,9 @@ def add_export(commands: argparse._SubParsersAction):
     parser = commands.add_parser(
         "export",
         help="write a model as an ONNX or torch.export file",
-        description="Write a saved model, in float32, as a file that runs without this package, for any batch, words and "
-        "regions. The file is then run on inputs of two other sizes; outputs that differ from the model's by more than "
-        "1e-4 are an error.",
+        description="Write a saved model, in float32, as a file that runs without this package, for any batch, words "
+        "and regions. The file is then run on inputs of two other sizes; outputs that differ from the model's by more "
+        "than 1e-4 are an error.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a saved model")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write: .onnx, or .pt2")

@@ -1,8 +1,8 @@
 # Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
 """Models as files that need no code of this package: `torch.export` programs, and ONNX.
 
-Reading order: `Interface`, what a program takes and gives, from which all else is made: example inputs, dynamic axes and
-names; programs; files; the check of a file against the model.
+Reading order: `Interface`, what a program takes and gives, from which example inputs, dynamic axes and names are made;
+programs; files; the check of a file against the model.
 """
 
 import json
@@ -42,8 +42,8 @@ class Interface:
     """What a program takes and gives.
 
     Args:
-        inputs: the axes of every input: a name where any size will do ("batch", "words", "regions", "choices"), a number
-            where the model allows that alone.
+        inputs: the axes of every input: a name where any size will do ("batch", "words", "regions", "choices"), a
+            number where the model allows that alone.
         outputs: fields of the model's output.
 
     Example:
@@ -110,7 +110,11 @@ class Interface:
         """Inputs of these sizes; all but the first of each batch (or group) is padded where there is room for it."""
         generator = torch.Generator().manual_seed(seed)
         text = config.text_config
-        below = {"input_ids": text.vocab_size, "token_type_ids": text.type_vocab_size, "task_ids": config.num_task_tokens}
+        below = {
+            "input_ids": text.vocab_size,
+            "token_type_ids": text.type_vocab_size,
+            "task_ids": config.num_task_tokens,
+        }
         inputs = {}
         for name, axes in self.inputs.items():
             shape = [sizes[axis] if isinstance(axis, str) else axis for axis in axes]
