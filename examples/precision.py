@@ -7,7 +7,7 @@
 It answers the test questions of easy-VQA (9,673 of them) with the saved model in every way, and prints for each: the
 share of questions whose answer is that of float32, the share that are answered right, the share whose best three
 answers are the same in the same order, the greatest and the mean difference of logits, and the seconds.
-`pip install torchao` adds the rows of int8.
+`pip install torchao` adds the rows of int8, `--compile` those of compiled models.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,15 +39,17 @@ def int8(path: Path, activations: bool = False) -> ViLBertForQuestionAnswering:
     return load(path, quantization_config=TorchAoConfig(config))
 
 
-def ways(path: Path) -> dict[str, Callable]:
+def ways(path: Path, compiled: bool) -> dict[str, Callable]:
     """Name -> what makes the model, and whether autocast is around it."""
     ways = {
         "float32": (lambda: load(path, dtype=torch.float32), False),
-        "float32, compiled": (lambda: torch.compile(load(path, dtype=torch.float32), dynamic=True), False),
         "bfloat16 by autocast": (lambda: load(path, dtype=torch.float32), True),
         "bfloat16": (lambda: load(path, dtype=torch.bfloat16), False),
-        "bfloat16, compiled": (lambda: torch.compile(load(path, dtype=torch.bfloat16), dynamic=True), False),
     }
+    if compiled:
+        for dtype in ("float32", "bfloat16"):
+            make = partial(load, path, dtype=dtype)
+            ways[f"{dtype}, compiled"] = (lambda make=make: torch.compile(make(), dynamic=True), False)
     if importlib.util.find_spec("torchao"):
         ways["int8 weights"] = (lambda: int8(path), False)
         ways["int8 weights and activations"] = (lambda: int8(path, activations=True), False)
@@ -72,6 +75,7 @@ def main():
     parser.add_argument("--cache", type=folder, default=str(caches / "modeling_vilbert"), help="folder of the features")
     parser.add_argument("--questions", type=positive_int, help="only so many")
     parser.add_argument("--batch-size", type=positive_int, default=256)
+    parser.add_argument("--compile", action="store_true", help="also compiled, which takes a minute or more")
     options = parser.parse_args()
 
     set_seed(0)
@@ -86,7 +90,7 @@ def main():
     print(f"{len(examples)} questions, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print(f"{'':<30}{'same answer':>12}{'right':>9}{'same best 3':>13}{'logits differ by':>22}{'seconds':>9}")
     exact = None
-    for name, (make, autocast) in ways(options.model).items():
+    for name, (make, autocast) in ways(options.model, options.compile).items():
         logits, seconds = answer(make(), autocast, batches)
         exact = logits if exact is None else exact
         same = (logits.argmax(-1) == exact.argmax(-1)).float().mean().item()

@@ -424,7 +424,7 @@ def export(options: argparse.Namespace):
     model = MODELS[architectures[0]].from_pretrained(options.model, dtype="float32")
     write = {"onnx": export_onnx, "torch": export_torch}[options.format]
     path = write(model, options.output, options.task)
-    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+    size = sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}.data")) if file.exists())
     print(f"{architectures[0]} in {path}: {size / 1e6:.1f} MB.")
     try:
         difference = greatest_difference(model, path, options.task)

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -34,6 +33,9 @@ CHECKED_SIZES = (
     {"batch": 3, "choices": 4, "words": 17, "regions": 37},
 )
 
+# Whose logits are labels with names in `config.id2label`.
+LABELLED_HEADS = ("question_answering", "classification", "images")
+
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
 
@@ -51,7 +53,7 @@ class Interface:
     ```python
     >>> from modeling_vilbert import ViLBertConfig, ViLBertForMultipleChoice
     >>> from modeling_vilbert.export import Interface
-    >>> small = {"num_hidden_layers": 1}
+    >>> small = {"num_hidden_layers": 1, "hidden_size": 48}
     >>> model = ViLBertForMultipleChoice(ViLBertConfig(text_config=small, vision_config=small))
     >>> Interface.of(model).inputs["input_ids"], Interface.of(model).inputs["region_features"]
     (('batch', 'choices', 'words'), ('batch', 'regions', 2048))
@@ -252,8 +254,7 @@ def description(model: ViLBertPreTrainedModel, task: str | None = None) -> dict[
     """What a user of a file has to know of the model, as strings: its labels, widths and what made its features.
 
     Keys: `model_class`, `task`, `task_token`, `id2label` (JSON), `feature_source`, `feature_size`, `location_size`,
-    `vocab_size`, `max_words` (the longest text in tokens), `num_task_tokens` and `modeling_vilbert`, the version. What
-    the model has not is left out.
+    `vocab_size`, `max_words` (the longest text in tokens) and `num_task_tokens`. What the model has not is left out.
     """
     config, head = model.config, model.config.tasks[task] if task else {}
     if task is not None:
@@ -271,13 +272,8 @@ def description(model: ViLBertPreTrainedModel, task: str | None = None) -> dict[
         "vocab_size": config.text_config.vocab_size,
         "max_words": _longest_text(config),
         "num_task_tokens": config.num_task_tokens or None,
-        "modeling_vilbert": version("modeling-vilbert"),
     }
     return {name: str(fact) for name, fact in facts.items() if fact is not None}
-
-
-# Whose logits are `config.num_labels` labels with names.
-LABELLED_HEADS = ("question_answering", "classification", "images")
 
 
 # Files
@@ -307,13 +303,14 @@ def export_onnx(
             otherwise.
         ImportError: if onnx or onnxscript is not installed.
     """
-    path = _checked_path(path, "onnx")
-    need("onnx"), need("onnxscript")
+    interface = Interface.of(model, task, layout)
     if model.dtype != torch.float32 or getattr(model, "hf_quantizer", None) is not None:
         raise ValueError(
             f"model must be in float32 and not quantised for ONNX, got {model.dtype}. Load it with dtype=torch.float32."
         )
-    interface = Interface.of(model, task, layout)
+    need("onnx")
+    need("onnxscript")
+    path = _checked_path(path, "onnx")
     program = export_program(model, task, layout, attn_implementation="eager")
     with warnings.catch_warnings():
         # Every input has a batch, and all but the first mention of it is reported as superfluous.
@@ -337,6 +334,7 @@ def export_torch(
 
     `description` is in its extra file "vilbert.json". The file appears when it is complete; folders above it are made.
     """
+    Interface.of(model, task, layout)
     path = _checked_path(path, "torch")
     program = export_program(model, task, layout)
     facts = {"vilbert.json": json.dumps(description(model, task), indent=2)}
@@ -348,7 +346,7 @@ def _checked_path(path: str | Path, format: str) -> Path:
     if path.suffix != SUFFIXES[format] or path.is_dir():
         found = "a folder" if path.is_dir() else repr(str(path))
         raise ValueError(f"path must be a file that ends in {SUFFIXES[format]!r}, got {found}.")
-    # What can fail comes before the minutes of tracing.
+    # Before the minutes of tracing.
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
