@@ -150,7 +150,7 @@ def test_pre_training_compiles_whole_and_once():
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = ViLBertForPreTraining(tiny_config(**SHALLOW, **NO_DROPOUT))
-    counter = CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("eager")
     compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         for number, (batch, tokens, regions) in enumerate(SIZES):
