@@ -69,6 +69,11 @@ class Interface:
         cls, model: ViLBertPreTrainedModel, task: str | None = None, layout: tuple[int, int] | None = None
     ) -> "Interface":
         """Of a model of this package; `task` and `layout` as those of `export_program`."""
+        if not isinstance(model, (ViLBertModel, ViLBertForPreTraining, ViLBertTaskModel, ViLBertForMultiTask)):
+            raise ValueError(
+                f"model must be a ViLBERT model of this package, got {type(model).__name__}. An adapter is merged into "
+                "its model first (merge_and_unload)."
+            )
         config, layouts, group = model.config, {(0, 0)}, "choices"
         if isinstance(model, ViLBertForMultiTask) != (task is not None):
             names = f"one of {list(config.tasks)}" if isinstance(model, ViLBertForMultiTask) else "left out"
@@ -82,13 +87,8 @@ class Interface:
                 group = config.num_images
         elif isinstance(model, ViLBertForPreTraining):
             outputs = PRETRAINING_OUTPUTS
-        elif isinstance(model, ViLBertModel):
-            outputs = STATES
         else:
-            raise ValueError(
-                f"model must be a ViLBERT model of this package, got {type(model).__name__}. An adapter is merged into "
-                "its model first (merge_and_unload)."
-            )
+            outputs = STATES
         layout = min(layouts) if layout is None else layout
         if layout not in layouts:
             raise ValueError(f"layout must be one of {sorted(layouts)} for this head, got {layout!r}.")
