@@ -205,7 +205,7 @@ def test_weights_beside_the_file(trunk, tmp_path):
     def save(in_two: bool):
         def write(path):
             place.append(path)
-            onnx.save(file, path, save_as_external_data=in_two, location=f"{path.name}.data", size_threshold=0)
+            onnx.save(file, path, save_as_external_data=in_two, location=f"{path.name}.data", size_threshold=256)
 
         return write
 
