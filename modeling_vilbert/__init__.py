@@ -11,6 +11,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .caption_groups import ViLBertRetrievalCollator
 from .configuration_vilbert import AUTO_MAP, ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig
 from .data_collators import ViLBertPreTrainingCollator, ViLBertTaskCollator
+from .export import export_onnx, export_program, export_torch
 from .extraction import Detector, GivenBoxes, Grid, RegionExtractor
 from .heads_vilbert import (
     ViLBertForImageAndTextRetrieval,
@@ -82,6 +83,9 @@ __all__ = [
     "check_features",
     "concatenate_regions",
     "convert_regions",
+    "export_onnx",
+    "export_program",
+    "export_torch",
     "inspect_regions",
     "join_regions",
     "open_regions",

@@ -12,6 +12,7 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from .bulk_extraction import IMAGE_IDS, extract_to_folder, find_images
 from .conversion_vilbert import load_original
+from .export import SUFFIXES, export_onnx, export_torch, greatest_difference
 from .extraction import open_image
 from .heads_vilbert import ViLBertForMultiTask, ViLBertTaskModel
 from .image_processing_vilbert import ViLBertImageProcessor
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_answer(commands)
     add_ground(commands)
     add_search(commands)
+    add_export(commands)
     options = parser.parse_args(arguments)
     try:
         status = options.run(options)
@@ -437,3 +439,46 @@ def draw_box(regions: Regions, box: Sequence[float], picture: str | None, output
         pen.rectangle([side * scale for side, scale in zip(other, scales)], outline="lightgrey")
     pen.rectangle([side * scale for side, scale in zip(box, scales)], outline="red", width=line)
     canvas.save(output)
+
+
+def add_export(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "export",
+        help="write a model as an ONNX or torch.export file",
+        description="Write a saved model, in float32, as a file that runs without this package, for any batch, words "
+        "and regions. The file is then run on inputs of two other sizes; outputs that differ from the model's by more "
+        "than 1e-4 are an error.",
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a saved model")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write: .onnx, or .pt2")
+    parser.add_argument("--task", metavar="NAME", help="head of a model of many tasks")
+    parser.add_argument("--format", choices=SUFFIXES, default="onnx", help="default: %(default)s")
+    parser.set_defaults(run=export)
+
+
+def export(options: argparse.Namespace):
+    if options.output.suffix != SUFFIXES[options.format]:
+        raise ValueError(
+            f"--output must end in {SUFFIXES[options.format]} with --format {options.format}, got {options.output}."
+        )
+    if not (options.model / "config.json").is_file():
+        raise ValueError(f"--model {options.model} is not the folder of a saved model: it has no config.json.")
+    architectures = json.loads((options.model / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    if not architectures or architectures[0] not in MODELS:
+        raise ValueError(
+            f"--model {options.model} holds {architectures or 'no architecture'}; it must be one of {list(MODELS)}. "
+            "A checkpoint of the original is turned into such a folder by vilbert convert."
+        )
+    model = MODELS[architectures[0]].from_pretrained(options.model, dtype="float32")
+    write = {"onnx": export_onnx, "torch": export_torch}[options.format]
+    path = write(model, options.output, options.task)
+    size = sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}.data")) if file.exists())
+    print(f"{architectures[0]} in {path}: {size / 1e6:.1f} MB.")
+    try:
+        difference = greatest_difference(model, path, options.task)
+    except ImportError as error:
+        print(f"vilbert: it was not checked: {error}", file=sys.stderr)
+        return
+    print(f"Its outputs differ from the model's by at most {difference:.1e}.")
+    if difference > 1e-4:
+        raise ValueError(f"{path} differs from the model by {difference:.1e}, which is more than 1e-4: do not use it.")

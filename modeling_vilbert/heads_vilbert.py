@@ -346,7 +346,8 @@ def flatten_groups(inputs: dict[str, torch.Tensor | None], axes: set[tuple[int, 
         # Positions for all texts alike have a first axis of 1.
         if value is None or (value.dim() == 2 and value.shape[0] == 1 < words.shape[0]):
             return value
-        return value.flatten(0, 1) if has_axis else value.repeat_interleave(group, 0)
+        # Not repeat_interleave, which ONNX has for known sizes only.
+        return (value if has_axis else value[:, None].expand(-1, group, *value.shape[1:])).flatten(0, 1)
 
     inputs.update({name: lay(inputs[name], bool(in_text)) for name in TEXT_INPUTS})
     inputs.update({name: lay(inputs[name], bool(in_regions)) for name in REGION_INPUTS})

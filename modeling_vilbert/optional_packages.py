@@ -7,6 +7,7 @@ from types import ModuleType
 
 # What to install -> the packages that come with it.
 INSTALL = {
+    '"modeling-vilbert[export]"': ("onnx", "onnxruntime", "onnxscript"),
     '"modeling-vilbert[extract]"': ("PIL", "torchvision", "tqdm"),
     '"modeling-vilbert[regions]"': ("datasets", "h5py", "lmdb", "matplotlib", "msgpack", "pyarrow"),
     '"modeling-vilbert[train]"': ("accelerate", "sklearn"),

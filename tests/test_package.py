@@ -29,7 +29,7 @@ FLOORS = [
     {"modeling_vilbert", "image_processing_vilbert"},
     {"heads_vilbert", "processing_vilbert", "pair_tiles", "score_files"},
     {"pretraining_vilbert", "metrics", "data_collators", "lengths", "split_model", "pair_sides"},
-    {"annotations", "submissions", "training", "caption_groups", "retrieval"},
+    {"annotations", "submissions", "training", "caption_groups", "retrieval", "export"},
     {"pipeline_vilbert", "tasks", "search"},
     {"cli"},
     {"__init__"},

@@ -1,0 +1,250 @@
+"""Exported models give what the models give, for sizes that they were not traced with; and how files are written."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from tiny import tiny_config, tiny_inputs
+
+import modeling_vilbert
+from modeling_vilbert import (
+    ViLBertForMultiTask,
+    ViLBertForQuestionAnswering,
+    ViLBertForVisualGrounding,
+    ViLBertModel,
+    export,
+    export_onnx,
+    export_program,
+    export_torch,
+)
+from modeling_vilbert.cli import main
+from modeling_vilbert.export import CHECKED_SIZES, EXAMPLE_SIZES, Interface, greatest_difference
+
+
+# One layer of each kind: tracing takes seconds for every layer.
+SHALLOW = {"num_hidden_layers": 1, "v_num_hidden_layers": 1, "t_biattention_id": [0], "v_biattention_id": [0]}
+
+
+def new_model(name: str, **fields):
+    torch.manual_seed(0)
+    return getattr(modeling_vilbert, name)(tiny_config(**SHALLOW, **fields)).eval()
+
+
+CASES = {
+    "ViLBertForPreTraining": {},
+    "ViLBertForSequenceClassification": {"num_task_tokens": 4, "text_gated_vision_attention": True},
+    "ViLBertForImagesAndTextClassification": {"num_images": 3},
+    "ViLBertForMultipleChoice": {},
+    "ViLBertForImageAndTextRetrieval": {"layout": (1, 1)},
+    "ViLBertForVisualGrounding": {},
+    "ViLBertForMultiTask": {"task": "gqa", "num_task_tokens": 20},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_head_in_onnx(name, tmp_path):
+    fields = dict(CASES[name])
+    chosen = {option: fields.pop(option) for option in ("task", "layout") if option in fields}
+    model = new_model(name, **fields)
+    path = export_onnx(model, tmp_path / "model.onnx", **chosen)
+    assert greatest_difference(model, path, **chosen) < 1e-5
+    session = onnxruntime.InferenceSession(path)
+    interface = Interface.of(model, **chosen)
+    assert {value.name: tuple(value.shape) for value in session.get_inputs()} == interface.inputs
+    assert tuple(value.name for value in session.get_outputs()) == interface.outputs
+    assert ("task_ids" in interface.inputs) == bool(model.config.num_task_tokens)
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory):
+    """A trunk of all layers, with positions counted as in RoBERTa, and both its files."""
+    torch.manual_seed(0)
+    model = ViLBertModel(tiny_config(position_scheme="roberta")).eval()
+    folder = tmp_path_factory.mktemp("trunk")
+    return model, export_onnx(model, folder / "trunk.onnx"), export_torch(model, folder / "trunk.pt2")
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 5, 5), (5, 3, 11), (4, 17, 2)])
+def test_the_trunk_in_onnx_and_torch(trunk, sizes):
+    model, onnx_file, torch_file = trunk
+    sizes = dict(zip(("batch", "words", "regions"), sizes))
+    for file in (onnx_file, torch_file):
+        assert greatest_difference(model, file, sizes=(sizes,)) < 1e-5
+
+
+def test_padding_is_exact(trunk):
+    """An image without any real region, and NaN at padding."""
+    model, onnx_file, torch_file = trunk
+    inputs = tiny_inputs()
+    inputs["region_attention_mask"][1] = 0
+    with torch.no_grad():
+        expected = model(**inputs)
+    inputs["region_features"][2, 3:] = float("nan")
+    session = onnxruntime.InferenceSession(onnx_file)
+    found = session.run(["text_last_hidden_state"], {name: value.numpy() for name, value in inputs.items()})[0]
+    np.testing.assert_allclose(found, expected.text_last_hidden_state, atol=1e-5)
+    found = torch.export.load(torch_file).module()(**inputs)["text_last_hidden_state"]
+    torch.testing.assert_close(found, expected.text_last_hidden_state, atol=1e-5, rtol=0)
+
+
+def test_a_program_is_the_model_in_eval_and_changes_it_not():
+    model = new_model("ViLBertForImageAndTextRetrieval", attn_implementation="eager").train()
+    program = export_program(model).module()
+    assert model.training and model.config._attn_implementation == "eager"
+    inputs = tiny_inputs(batch=4, tokens=9, regions=6)
+    torch.testing.assert_close(program(**inputs)["logits"], model.eval()(**inputs).logits, atol=1e-5, rtol=0)
+
+
+def test_the_sizes_it_is_traced_with_are_not_those_it_is_checked_with():
+    assert all(size[name] != EXAMPLE_SIZES[name] for size in CHECKED_SIZES for name in size)
+    assert len(set(EXAMPLE_SIZES.values())) == len(EXAMPLE_SIZES) and min(EXAMPLE_SIZES.values()) > 1
+
+
+def test_what_a_file_tells(tmp_path):
+    labels = {"vqa": {"head": "question_answering", "num_labels": 2, "id2label": {0: "no", 1: "ja"}, "task_token": 3}}
+    config = tiny_config(**SHALLOW, tasks=labels, num_task_tokens=4)
+    config.vision_config.feature_source = "drawn by hand"
+    facts = export.description(ViLBertForMultiTask(config), "vqa")
+    assert json.loads(facts.pop("id2label")) == {"0": "no", "1": "ja"}
+    assert facts == {
+        "model_class": "ViLBertForMultiTask",
+        "task": "vqa",
+        "task_token": "3",
+        "feature_source": "drawn by hand",
+        "feature_size": "14",
+        "location_size": "5",
+        "vocab_size": "61",
+        "max_words": "19",
+        "num_task_tokens": "4",
+    }
+    answers = export.description(ViLBertForQuestionAnswering(tiny_config(num_labels=2, id2label={0: "red", 1: "blue"})))
+    assert json.loads(answers["id2label"]) == {"0": "red", "1": "blue"} and "task" not in answers
+    assert "id2label" not in export.description(ViLBertForVisualGrounding(tiny_config()))
+
+
+def test_the_command(tmp_path, capsys):
+    new_model("ViLBertForQuestionAnswering", num_labels=2, id2label={0: "red", 1: "blue"}).save_pretrained(
+        tmp_path / "saved"
+    )
+    path = tmp_path / "new" / "model.onnx"
+    assert main(["export", "--model", str(tmp_path / "saved"), "--output", str(path)]) == 0
+    assert "differ from the model's by at most" in capsys.readouterr().out
+    metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["id2label"]) == {"0": "red", "1": "blue"} and metadata["feature_size"] == "14"
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        ("--model empty --output model.onnx", "no config.json"),
+        ("--model saved --output model.pt2", "--output must end in .onnx"),
+        ("--model saved --output model.onnx --format torch", "--output must end in .pt2"),
+        ("--model saved --output model.onnx --task vqa", "task must be left out"),
+        ("--model many --output model.onnx", "task must be one of ['grounding']"),
+        ("--model many --output model.onnx --task vqa", "task must be one of ['grounding']"),
+        ("--model foreign --output model.onnx", "it must be one of"),
+        ("--model saved --output saved/config.json/model.onnx", "File exists"),
+        ("--model saved --output folder.onnx", "got a folder"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    new_model("ViLBertForQuestionAnswering").save_pretrained("saved")
+    new_model("ViLBertForMultiTask", tasks=["grounding"]).save_pretrained("many")
+    for folder in ("empty", "folder.onnx", "foreign"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    assert main(["export", *arguments.split()]) == 1
+    assert named in capsys.readouterr().err
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="layout must be one of"):
+        export_program(new_model("ViLBertForVisualGrounding"), layout=(1, 1))
+    with pytest.raises(ValueError, match="must be a ViLBERT model"):
+        export_program(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="float32"):
+        export_onnx(new_model("ViLBertModel").bfloat16(), tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="ends in '.onnx'"):
+        export_onnx(new_model("ViLBertModel"), tmp_path / "model.bin")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_file_is_an_error(trunk, tmp_path, capsys, monkeypatch):
+    model, onnx_file, _ = trunk
+    other = ViLBertModel(model.config)
+    assert greatest_difference(other.eval(), onnx_file) > 1e-2
+    other.save_pretrained(tmp_path / "saved")
+    monkeypatch.setattr("modeling_vilbert.cli.export_onnx", lambda *_: onnx_file)
+    assert main(["export", "--model", str(tmp_path / "saved"), "--output", str(tmp_path / "model.onnx")]) == 1
+    assert "do not use it" in capsys.readouterr().err
+
+
+def test_nan_is_a_difference(trunk, monkeypatch):
+    model, onnx_file, _ = trunk
+    with torch.no_grad():
+        monkeypatch.setattr(model.text_pooler.dense, "bias", torch.nn.Parameter(torch.full((32,), torch.nan)))
+    assert greatest_difference(model, onnx_file) == float("inf")
+
+
+# Files
+
+
+def test_weights_beside_the_file(trunk, tmp_path):
+    """Large models have a second file; an export in one file replaces both."""
+    path, place = tmp_path / "model.onnx", []
+    weights = tmp_path / "model.onnx.data"
+    file = onnx.load(trunk[1])
+
+    def save(in_two: bool):
+        def write(path):
+            place.append(path)
+            onnx.save(file, path, save_as_external_data=in_two, location=f"{path.name}.data", size_threshold=256)
+
+        return write
+
+    export._write(path, save(True))
+    assert sorted(tmp_path.iterdir()) == [path, weights]
+    assert greatest_difference(trunk[0], path) < 1e-5
+    export._write(path, save(False))
+    assert [*tmp_path.iterdir()] == [path]
+    assert place[0].parent != path.parent
+
+
+def test_an_export_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_text("before")
+
+    def fail(place):
+        place.write_text("half")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        export._write(path, fail)
+    assert path.read_text() == "before" and [*tmp_path.iterdir()] == [path]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from modeling_vilbert import export
+
+def die(place):
+    place.write_text("half")
+    os.kill(os.getpid(), 9)
+
+export._write(Path(sys.argv[1]), die)
+"""
+
+
+def test_an_export_that_is_killed_leaves_what_was_there(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_text("before")
+    assert subprocess.run([sys.executable, "-c", KILLED, path]).returncode == -9
+    assert path.read_text() == "before" and [*tmp_path.glob("*")] != [] and not (tmp_path / "model.onnx.data").exists()
