@@ -22,6 +22,7 @@ from .heads_vilbert import (
     ViLBertTaskOutput,
 )
 from .image_processing_vilbert import ViLBertImageProcessor, check_features
+from .model_card_vilbert import model_card
 from .modeling_vilbert import ViLBertModel, ViLBertModelOutput, ViLBertPreTrainedModel
 from .pipeline_vilbert import (
     PIPELINES,
@@ -79,6 +80,7 @@ __all__ = [
     "convert_regions",
     "inspect_regions",
     "join_regions",
+    "model_card",
     "open_regions",
     "write_regions",
 ]
