@@ -25,6 +25,7 @@ EXTRAS = {
         *TRAIN,
     ],
     "test": [*REGIONS, "msgpack-numpy", "parameterized", "pytest>=8", "timm"],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
     "dev": ["ruff"],
 }
 
