@@ -10,6 +10,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_vilbert import AUTO_MAP, ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig
 from .data_collators import ViLBertPreTrainingCollator, ViLBertRetrievalCollator, ViLBertTaskCollator
+from .explanation import captum_forward, explain
+from .explanation_record import Explanation, Faithfulness
 from .extraction import Detector, GivenBoxes, Grid, RegionExtractor
 from .heads_vilbert import (
     ViLBertForImageAndTextRetrieval,
@@ -42,6 +44,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Detector",
+    "Explanation",
+    "Faithfulness",
     "GivenBoxes",
     "Grid",
     "MultiTaskTrainer",
@@ -75,9 +79,11 @@ __all__ = [
     "ViLBertTextConfig",
     "ViLBertTrainer",
     "ViLBertVisionConfig",
+    "captum_forward",
     "check_features",
     "concatenate_regions",
     "convert_regions",
+    "explain",
     "inspect_regions",
     "join_regions",
     "model_card",
