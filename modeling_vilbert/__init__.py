@@ -37,6 +37,8 @@ from .pretraining_vilbert import ViLBertForPreTraining, ViLBertForPreTrainingOut
 from .processing_vilbert import ViLBertProcessor
 from .regions import RegionStack, convert_regions, inspect_regions, join_regions, open_regions, write_regions
 from .regions_vilbert import Regions, concatenate_regions
+from .retrieval import ImageTextScorer
+from .search import caption_shortlist
 from .training import MultiTaskTrainer, StopAndGo, TaskData, ViLBertTrainer
 
 
@@ -48,6 +50,7 @@ __all__ = [
     "Faithfulness",
     "GivenBoxes",
     "Grid",
+    "ImageTextScorer",
     "MultiTaskTrainer",
     "RegionExtractor",
     "RegionStack",
@@ -79,6 +82,7 @@ __all__ = [
     "ViLBertTextConfig",
     "ViLBertTrainer",
     "ViLBertVisionConfig",
+    "caption_shortlist",
     "captum_forward",
     "check_features",
     "concatenate_regions",

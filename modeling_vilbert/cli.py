@@ -19,6 +19,7 @@ from .modeling_vilbert import ViLBertModel
 from .optional_packages import need
 from .pipeline_vilbert import (
     ViLBertGroundingPipeline,
+    ViLBertMatchingPipeline,
     ViLBertPipeline,
     ViLBertQuestionAnsweringPipeline,
     model_loader,
@@ -29,6 +30,8 @@ from .region_records import MISSING_BOXES, RecordError
 from .region_table import DTYPES
 from .regions import FORMATS, RegionStore, convert_regions, inspect_regions, open_regions
 from .regions_vilbert import BOX_FORMATS, Regions
+from .retrieval import ImageTextScorer
+from .search import read_captions, search
 
 
 MODELS = {
@@ -47,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_convert_regions(commands)
     add_answer(commands)
     add_ground(commands)
+    add_search(commands)
     options = parser.parse_args(arguments)
     try:
         status = options.run(options)
@@ -336,6 +340,52 @@ def ground(options: argparse.Namespace):
     print(f"picture  {options.output}")
 
 
+def add_search(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "search",
+        help="find the images of a store that a text describes",
+        description="Print the ids of the images that match a text best, with their scores. Each image has a forward "
+        "of its own: of a large store, read only what a first stage has chosen by captions.",
+    )
+    parser.add_argument("query", metavar="QUERY", help="a text")
+    parser.add_argument("--regions", type=Path, required=True, metavar="STORE", help="of any known format")
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a saved model and its processor")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="images to print; default: %(default)s")
+    parser.add_argument(
+        "--captions",
+        type=Path,
+        metavar="JSON",
+        help="a file of {image id: caption or captions}: score only the images whose captions have most words in "
+        "common with the text",
+    )
+    parser.add_argument(
+        "--shortlist", type=int, default=100, metavar="N", help="how many those are; default: %(default)s"
+    )
+    parser.add_argument("--head", metavar="NAME", help="of a model of many tasks; default: its matching head")
+    parser.add_argument("--task-token", type=int, metavar="N", help="of a model with task tokens; default: the head's")
+    add_store_options(parser)
+    parser.set_defaults(run=run_search)
+
+
+def run_search(options: argparse.Namespace):
+    folder = model_folder(options)
+    store = open_regions(options.regions, options.format, options.missing_boxes, read_image_sizes(options.image_sizes))
+    captions = None if options.captions is None else read_captions(options.captions)
+    model = model_loader(ViLBertMatchingPipeline).from_pretrained(folder)
+    scorer = ImageTextScorer(
+        model, AutoProcessor.from_pretrained(folder), head=options.head, task_token=options.task_token
+    )
+    found = search(scorer, options.query, store, options.top, captions, options.shortlist, sys.stderr.isatty())
+    for image_id, score in found:
+        print(f"{score:.4f}  {image_id}")
+
+
+def model_folder(options: argparse.Namespace) -> Path:
+    if not (options.model / "config.json").is_file():
+        raise ValueError(f"--model {options.model} is not the folder of a saved model: it has no config.json.")
+    return options.model
+
+
 def add_pair_options(parser: argparse.ArgumentParser, words: str):
     parser.add_argument("image", metavar="IMAGE", help="a file; with --regions an image id, or a file called like one")
     parser.add_argument(words, metavar=words.upper())
@@ -350,9 +400,7 @@ def add_pair_options(parser: argparse.ArgumentParser, words: str):
 
 def read_pair(pipeline_class: type[ViLBertPipeline], options: argparse.Namespace) -> tuple[ViLBertPipeline, Regions]:
     """The pipeline of `--model`, and the regions of the image."""
-    folder = options.model
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--model {folder} is not the folder of a saved model: it has no config.json.")
+    folder = model_folder(options)
     processor = AutoProcessor.from_pretrained(folder)
     if options.regions is not None:
         sizes = read_image_sizes(options.image_sizes)

@@ -107,10 +107,12 @@ class ViLBertHead(nn.Module):
     """A head: what the trunk gives -> logits, and logits and labels -> a loss.
 
     `axes` are the layouts of inputs that it takes, as pairs (text, regions): how many axes of images or choices come
-    between the batch and the words, and between the batch and the regions.
+    between the batch and the words, and between the batch and the regions. `reads` are the fields of the trunk's output
+    that it reads: the trunk computes no others.
     """
 
     axes = {(0, 0)}
+    reads = ("text_pooler_output", "vision_pooler_output")
 
     def forward(
         self, outputs: ViLBertModelOutput, region_attention_mask: torch.Tensor | None = None, group: int | None = None
@@ -251,6 +253,8 @@ class ViLBertMatchingHead(ViLBertScoreHead):
 
 class ViLBertGroundingHead(ViLBertHead):
     """A score for every region; padding has the lowest number of its dtype."""
+
+    reads = ("vision_last_hidden_state",)
 
     def __init__(self, config: ViLBertConfig, num_labels: int = 1):
         super().__init__()
@@ -408,7 +412,7 @@ def run_head(
         shape = head.logits_shape(features.shape[0] // (group or 1), features.shape[1], group)
         if labels is not None:
             head.check(labels, shape)
-    outputs = trunk(**inputs, **kwargs, return_dict=True)
+    outputs = trunk(**inputs, **kwargs, reads=head.reads, return_dict=True)
     logits = head(outputs, inputs["region_attention_mask"], group)
     loss = None if labels is None else head.loss(logits, labels.to(logits.device))
     return ViLBertTaskOutput(loss=loss, logits=logits, **outputs.streams())

@@ -4,13 +4,15 @@
 Source: Lu et al., "ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations for Vision-and-Language Tasks",
 NeurIPS 2019, section 3.1 and figure 2.
 
-Reading order: attention, a layer, co-attention, the embeddings of both streams, the encoder, `ViLBertModel`.
+Reading order: what is computed, attention, a layer, co-attention, the embeddings of both streams, the encoder,
+`ViLBertModel`.
 
 Shapes: B batch, T tokens, R regions, Q queries, K keys, D hidden size of a stream, C its context's, A attention size,
 H heads, P pooled size, F feature size.
 """
 
 import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,52 @@ from .model_card_vilbert import replace_empty_card
 
 
 Stream = ViLBertTextConfig | ViLBertVisionConfig
+
+
+# What is computed
+
+# How many of a stream's first positions: None is all, 1 what is pooled, 0 nothing.
+Count = int | None
+
+
+def wanted_counts(
+    schedule: Sequence[tuple[str, int]], text: Count = None, vision: Count = None, gated: bool = False
+) -> list[dict[str, Count]]:
+    """For every step of a schedule, how many positions of each stream have to come out of it.
+
+    Args:
+        schedule: of the config.
+        text, vision: how many positions of the last states will be read.
+        gated: whether vision layers see the words (`config.text_gated_vision_attention`).
+
+    Example:
+
+    ```python
+    >>> from modeling_vilbert.modeling_vilbert import wanted_counts
+    >>> wanted_counts([("vision", 0), ("coattention", 0), ("text", 0)], text=1, vision=0)
+    [{'text': None, 'vision': None}, {'text': None, 'vision': 0}, {'text': 1, 'vision': 0}]
+
+    ```
+    """
+    wanted, steps = {"text": text, "vision": vision}, []
+    for kind, _ in reversed(schedule):
+        after = dict(wanted)
+        steps.append(after)
+        # For a single position, too, a layer looks at all of its context.
+        if kind == "coattention":
+            for stream, context in (("text", "vision"), ("vision", "text")):
+                if after[stream] != 0:
+                    wanted[context] = None
+        elif after[kind] != 0:
+            wanted[kind] = None
+            if kind == "vision" and gated:
+                wanted["text"] = None
+    return steps[::-1]
+
+
+def first_queries(mask: torch.Tensor | None, count: Count) -> torch.Tensor | None:
+    """A mask [B, 1, Q, K] for so many of the queries."""
+    return mask if mask is None or count is None else mask[:, :, :count]
 
 
 # Attention
@@ -190,12 +238,25 @@ class ViLBertCoAttentionLayer(nn.Module):
         self.text = ViLBertLayer(config, config.text_config, context=config.vision_config)
         self.vision = ViLBertLayer(config, config.vision_config, context=config.text_config)
 
-    def forward(self, text: torch.Tensor, vision: torch.Tensor, masks: "AttentionMasks", output_attentions: bool):
-        """text [B, T, D], vision [B, R, D'] -> both, and probabilities [B, H, T, R] and [B, H, R, T] or None."""
-        new_text, text_to_vision = self.text(text, vision, masks.text_to_vision, output_attentions=output_attentions)
-        new_vision, vision_to_text = self.vision(
-            vision, text, masks.vision_to_text, output_attentions=output_attentions
-        )
+    def forward(
+        self,
+        text: torch.Tensor,
+        vision: torch.Tensor,
+        masks: "AttentionMasks",
+        wanted: Mapping[str, Count],
+        output_attentions: bool,
+    ):
+        """text [B, T, D], vision [B, R, D'] -> both, and probabilities [B, H, T, R] and [B, H, R, T] or None.
+
+        A stream that is not wanted comes out as it came in.
+        """
+        new_text, new_vision, text_to_vision, vision_to_text = text, vision, None, None
+        if (count := wanted["text"]) != 0:
+            mask = first_queries(masks.text_to_vision, count)
+            new_text, text_to_vision = self.text(text[:, :count], vision, mask, output_attentions=output_attentions)
+        if (count := wanted["vision"]) != 0:
+            mask = first_queries(masks.vision_to_text, count)
+            new_vision, vision_to_text = self.vision(vision[:, :count], text, mask, output_attentions=output_attentions)
         return new_text, new_vision, text_to_vision, vision_to_text
 
 
@@ -370,6 +431,9 @@ class _TrunkFields(ModelOutput):
     vision_pooler_output: torch.Tensor | None = None
 
 
+STATES = tuple(_TrunkFields.__dataclass_fields__)
+
+
 # Fields of the later base come first, so that the first item of the tuple form is the last hidden state.
 @dataclass
 class ViLBertModelOutput(ViLBertStreamOutput, _TrunkFields):
@@ -392,7 +456,7 @@ class ViLBertEncoder(nn.Module):
     def __init__(self, config: ViLBertConfig):
         super().__init__()
         text, vision = config.text_config, config.vision_config
-        self.schedule = config.schedule
+        self.schedule, self.gated = config.schedule, config.text_gated_vision_attention
         self.frozen = {("text", i) for i in range(config.num_frozen_text_layers)}
         self.frozen |= {("vision", j) for j in range(config.num_frozen_vision_layers)}
         self.text_layers = nn.ModuleList(ViLBertLayer(config, text) for _ in range(text.num_hidden_layers))
@@ -404,30 +468,42 @@ class ViLBertEncoder(nn.Module):
         self.coattention_layers = nn.ModuleList(ViLBertCoAttentionLayer(config) for _ in range(coattentions))
 
     def forward(
-        self, text: torch.Tensor, vision: torch.Tensor, masks: AttentionMasks, output_attentions: bool = False
+        self,
+        text: torch.Tensor,
+        vision: torch.Tensor,
+        masks: AttentionMasks,
+        output_attentions: bool = False,
+        text_count: Count = None,
+        vision_count: Count = None,
     ) -> tuple[torch.Tensor, torch.Tensor, ViLBertStreamOutput]:
-        """text [B, T, D], vision [B, R, D'] -> both after the last layer, and what every layer gave."""
+        """text [B, T, D], vision [B, R, D'] -> both after the last layer, and what every layer gave.
+
+        Of the last states only so many positions are computed, and no layer gives more than they need.
+        """
         # A frozen stream begins without a gradient, so that its embeddings get none either.
         text = text.detach() if ("text", 0) in self.frozen else text
         vision = vision.detach() if ("vision", 0) in self.frozen else vision
         text_states, vision_states = [text], [vision]
         text_attentions, vision_attentions, text_to_vision, vision_to_text = [], [], [], []
-        for step in self.schedule:
+        for step, wanted in zip(self.schedule, wanted_counts(self.schedule, text_count, vision_count, self.gated)):
             kind, index = step
+            count = wanted.get(kind)
+            if count == 0:
+                continue
             with torch.set_grad_enabled(torch.is_grad_enabled() and step not in self.frozen):
                 if kind == "text":
-                    layer = self.text_layers[index]
-                    text, probabilities = layer(text, text, masks.text, output_attentions=output_attentions)
+                    layer, mask = self.text_layers[index], first_queries(masks.text, count)
+                    text, probabilities = layer(text[:, :count], text, mask, output_attentions=output_attentions)
                     text_attentions.append(probabilities)
                 elif kind == "vision":
-                    layer = self.vision_layers[index]
+                    layer, mask = self.vision_layers[index], first_queries(masks.vision, count)
                     vision, probabilities = layer(
-                        vision, vision, masks.vision, text, masks.words, output_attentions=output_attentions
+                        vision[:, :count], vision, mask, text, masks.words, output_attentions=output_attentions
                     )
                     vision_attentions.append(probabilities)
                 else:
                     layer = self.coattention_layers[index]
-                    text, vision, to_vision, to_text = layer(text, vision, masks, output_attentions)
+                    text, vision, to_vision, to_text = layer(text, vision, masks, wanted, output_attentions)
                     text_to_vision.append(to_vision)
                     vision_to_text.append(to_text)
 
@@ -620,6 +696,7 @@ class ViLBertModel(ViLBertPreTrainedModel):
         co_attention_mask: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        reads: Collection[str] = STATES,
         **kwargs,
     ) -> ViLBertModelOutput:
         """
@@ -638,6 +715,8 @@ class ViLBertModel(ViLBertPreTrainedModel):
             output_hidden_states: return the states after every layer. Default: as in the config.
             output_attentions: return the probabilities of every attention; they are computed by the eager
                 implementation, whichever the model has. Default: as in the config.
+            reads: which of the last states and pooled vectors (`STATES`) the caller reads. The others are None, and
+                what only they need is not computed. Default: all.
 
         Returns:
             [`ViLBertModelOutput`], or its tuple form with `return_dict=False`.
@@ -648,6 +727,8 @@ class ViLBertModel(ViLBertPreTrainedModel):
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if not set(reads) <= set(STATES):
+            raise ValueError(f"reads must be of {list(STATES)}, got {reads!r}.")
         self._check_inputs(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, task_ids, region_features,
             region_locations, region_attention_mask, co_attention_mask,
@@ -669,17 +750,26 @@ class ViLBertModel(ViLBertPreTrainedModel):
         masks = AttentionMasks.make(
             implementation, text, vision, attention_mask, region_attention_mask, co_attention_mask
         )
-        text, vision, collected = self.encoder(text, vision, masks, bool(output_attentions))
+        counts = {"text": None, "vision": None}
+        # What is collected is whole, and flex_attention's masks are for all queries.
+        if not output_attentions and not output_hidden_states and implementation in ("eager", "sdpa"):
+            counts = {
+                stream: None if f"{stream}_last_hidden_state" in reads else int(f"{stream}_pooler_output" in reads)
+                for stream in counts
+            }
+        text, vision, collected = self.encoder(
+            text, vision, masks, bool(output_attentions), counts["text"], counts["vision"]
+        )
         asked = {
             name: value
             for name, value in collected.streams().items()
             if (output_attentions if name.endswith("attentions") else output_hidden_states)
         }
         return ViLBertModelOutput(
-            text_last_hidden_state=text,
-            vision_last_hidden_state=vision,
-            text_pooler_output=self.text_pooler(text),
-            vision_pooler_output=self.vision_pooler(vision),
+            text_last_hidden_state=text if "text_last_hidden_state" in reads else None,
+            vision_last_hidden_state=vision if "vision_last_hidden_state" in reads else None,
+            text_pooler_output=self.text_pooler(text) if "text_pooler_output" in reads else None,
+            vision_pooler_output=self.vision_pooler(vision) if "vision_pooler_output" in reads else None,
             **asked,
         )
 
