@@ -10,6 +10,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_vilbert import AUTO_MAP, ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig
 from .data_collators import ViLBertPreTrainingCollator, ViLBertRetrievalCollator, ViLBertTaskCollator
+from .explanation import captum_forward, explain
+from .explanation_record import Explanation, Faithfulness
 from .extraction import Detector, GivenBoxes, Grid, RegionExtractor
 from .heads_vilbert import (
     ViLBertForImageAndTextRetrieval,
@@ -41,6 +43,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Detector",
+    "Explanation",
+    "Faithfulness",
     "GivenBoxes",
     "Grid",
     "MultiTaskTrainer",
@@ -74,9 +78,11 @@ __all__ = [
     "ViLBertTextConfig",
     "ViLBertTrainer",
     "ViLBertVisionConfig",
+    "captum_forward",
     "check_features",
     "concatenate_regions",
     "convert_regions",
+    "explain",
     "inspect_regions",
     "join_regions",
     "open_regions",

@@ -21,16 +21,16 @@ PACKAGE = Path(modeling_vilbert.__file__).parent
 
 # A file imports only from floors below its own.
 FLOORS = [
-    {"configuration_vilbert", "regions_vilbert", "plain_pickles", "optional_packages"},
+    {"configuration_vilbert", "regions_vilbert", "plain_pickles", "optional_packages", "relevance"},
     {"backbones", "conversion_vilbert", "region_records"},
     {"region_table", "region_containers", "annotation_records"},
     {"region_formats", "extraction", "box_annotations"},
     {"regions", "bulk_extraction"},
     {"modeling_vilbert", "image_processing_vilbert"},
     {"heads_vilbert", "processing_vilbert"},
-    {"pretraining_vilbert", "metrics", "data_collators"},
-    {"annotations", "submissions", "training"},
-    {"pipeline_vilbert", "tasks"},
+    {"pretraining_vilbert", "metrics", "data_collators", "explanation_targets"},
+    {"annotations", "submissions", "training", "explanation_record"},
+    {"pipeline_vilbert", "tasks", "explanation"},
     {"cli"},
     {"__init__"},
 ]
