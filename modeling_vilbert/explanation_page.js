@@ -215,9 +215,9 @@ function paintTable() {
 
 const cells = [];
 byId("grid").style.setProperty("--columns", data.heads);
-byId("grid").append(make("span"), ...Array.from({ length: data.heads }, (_, head) => make("span", head + 1)));
+byId("grid").append(make("span"), ...Array.from({ length: data.heads }, (_, head) => make("span", head)));
 for (let layer = 0; layer < data.layers; layer++) {
-  byId("grid").append(make("span", layer + 1));
+  byId("grid").append(make("span", layer));
   for (let head = 0; head < data.heads; head++) {
     const button = make("button", undefined, { type: "button", tabIndex: -1 });
     button.append(make("canvas", undefined, { width: R, height: T }), make("small"));
@@ -264,7 +264,7 @@ function paintHeads() {
     button.style.setProperty("--share", table && high > low ? (value - low) / (high - low) : 0);
     button.lastChild.textContent = text.replace("\u00a0", "");
     const meaning = text && `, ${select.selectedOptions[0].text.split(" (")[0]} ${text}`;
-    button.setAttribute("aria-label", `Layer ${layer + 1}, head ${head + 1}${meaning}`);
+    button.setAttribute("aria-label", `Layer ${layer}, head ${head}${meaning}`);
   });
 }
 

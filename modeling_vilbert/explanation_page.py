@@ -33,6 +33,8 @@ STATISTICS = {
     "special": "share on special words",
     "global_region": "share on the whole image",
 }
+# So many answers are shown.
+NUM_ANSWERS = 5
 
 
 def write_page(contents: Mapping[str, Any], path: str | Path):
@@ -98,7 +100,7 @@ def explanation_page(contents: Mapping[str, Any]) -> str:
         raise ValueError(f"predicted_region must be one of the {len(regions)} regions, got {predicted}.")
     size = _numbers("image_size", contents["image_size"], (2,))
     boxes = _numbers("boxes of regions", [region["box"] for region in regions], (len(regions), 4)) * np.tile(size, 2)
-    answers = contents["answers"]
+    answers = contents["answers"][:NUM_ANSWERS]
     scores = _numbers("scores of answers", [one["score"] for one in answers], (len(answers),)).clip(0, 1)
 
     names = [_region_name(number, region) for number, region in enumerate(regions)]
