@@ -472,16 +472,13 @@ def add_pair_options(parser: argparse.ArgumentParser, words: str):
 
 def read_pair(pipeline_class: type[ViLBertPipeline], options: argparse.Namespace) -> tuple[ViLBertPipeline, Regions]:
     """The pipeline of `--model`, and the regions of the image."""
-    folder = model_folder(options)
     processor, regions = read_regions(options)
     return pipeline_class(model_loader(pipeline_class).from_pretrained(options.model), processor), regions
 
 
 def read_regions(options: argparse.Namespace) -> tuple[ViLBertProcessor, Regions]:
     """The processor of `--model`, and the regions of the image."""
-    folder = options.model
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--model {folder} is not the folder of a saved model: it has no config.json.")
+    folder = model_folder(options)
     processor = AutoProcessor.from_pretrained(folder)
     if options.regions is not None:
         sizes = read_image_sizes(options.image_sizes)
