@@ -8,6 +8,7 @@ Reading order: `TEMPLATE`, the card; `model_card`, which fills it; results of a 
 """
 
 import inspect
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,7 +82,7 @@ Without it, by the code in this repository, which then runs on your machine:
 {{ with_remote_code }}
 ```
 
-Where the repository holds the processor, `AutoProcessor.from_pretrained("{{ name }}")` loads it in the same way.
+Where the repository holds the processor, `AutoProcessor.from_pretrained({{ name }})` loads it in the same way.
 
 ## Sizes
 
@@ -166,14 +167,16 @@ def model_card(
     ```
     """
     config = getattr(model, "config", None)
-    if not isinstance(config, ViLBertConfig):
+    # By name, since code that came with a checkpoint has classes of its own.
+    if getattr(config, "model_type", None) != ViLBertConfig.model_type:
         raise ValueError(f"model must be a ViLBERT model, got {type(model).__name__}.")
-    if not isinstance(name, str) or not name.strip() or '"' in name or "\n" in name:
+    if not isinstance(name, str) or not name.strip() or "\n" in name:
         raise ValueError(f"name must be that of a repository or folder, got {name!r}.")
     known = set(inspect.signature(ModelCardData).parameters) - {"kwargs", "eval_results", "model_name"}
     if unknown := sorted(metadata.keys() - known):
         raise ValueError(f"metadata must be of {sorted(known)}, got {unknown}.")
-    results = [_plain(result) for result in results]
+    results = [_plain(result) for result in ([results] if isinstance(results, EvalResult) else results)]
+    limits = [limits] if isinstance(limits, str) else list(limits)
 
     task, does = _task_of(model)
     tags = metadata.pop("tags", None) or []
@@ -217,7 +220,7 @@ def model_card(
         data,
         template_str=TEMPLATE,
         title=title,
-        name=name,
+        name=json.dumps(name, ensure_ascii=False),
         model_class=type(model).__name__,
         does=does,
         heads=heads,
@@ -244,7 +247,7 @@ def model_card(
         training_data=training_data,
         results=rows,
         license=metadata.get("license_name") or metadata.get("license"),
-        limits=list(limits),
+        limits=limits,
     )
 
 
@@ -259,6 +262,8 @@ def _sizes(stream: Any) -> dict[str, int]:
 
 def _plain(result: EvalResult) -> EvalResult:
     """The same with a number that YAML knows."""
+    if not isinstance(result, EvalResult):
+        raise ValueError(f"results must be of huggingface_hub.EvalResult, got {type(result).__name__}.")
     value = result.metric_value
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float) and not math.isfinite(value):
@@ -280,21 +285,21 @@ def _task_of(model: Any) -> tuple[str | None, str]:
 def _loading(model: Any, name: str, installed: bool) -> str:
     """Lines that load it. Not every class has an Auto class."""
     file, class_name = type(model).__module__.split(".")[-1], type(model).__name__
-    place = f"{file}.{class_name}"
+    place, name = f"{file}.{class_name}", json.dumps(name, ensure_ascii=False)
     auto = next((auto for auto, there in AUTO_MAP.items() if there == place), None)
     if auto is not None and installed:
         return (
             "import modeling_vilbert  # makes the Auto classes know ViLBERT\n"
-            f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("{name}")'
+            f"from transformers import {auto}\n\nmodel = {auto}.from_pretrained({name})"
         )
     if auto is not None:
-        return f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("{name}", trust_remote_code=True)'
+        return f"from transformers import {auto}\n\nmodel = {auto}.from_pretrained({name}, trust_remote_code=True)"
     if installed:
-        return f'from modeling_vilbert import {class_name}\n\nmodel = {class_name}.from_pretrained("{name}")'
+        return f"from modeling_vilbert import {class_name}\n\nmodel = {class_name}.from_pretrained({name})"
     return (
         "from transformers.dynamic_module_utils import get_class_from_dynamic_module\n\n"
-        f'model_class = get_class_from_dynamic_module("{place}", "{name}")\n'
-        f'model = model_class.from_pretrained("{name}")'
+        f'model_class = get_class_from_dynamic_module("{place}", {name})\n'
+        f"model = model_class.from_pretrained({name})"
     )
 
 

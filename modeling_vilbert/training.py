@@ -141,7 +141,7 @@ class ViLBertTrainer(Trainer):
         `push_to_hub` calls it and takes the same facts.
 
         Args:
-            model_name: by which others load it. Default: `hub_model_id`, or the name of the folder.
+            model_name: by which others load it. The repository's id goes before it. Default: the folder's name.
             **facts: as Trainer takes them (`dataset`, `license`, ...), or further arguments of `model_card`.
         """
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
@@ -150,7 +150,7 @@ class ViLBertTrainer(Trainer):
             super().create_model_card(model_name=model_name, **facts)
         elif self.is_world_process_zero():
             folder = Path(self.args.output_dir)
-            name = self.args.hub_model_id or model_name or folder.resolve().name
+            name = self.hub_model_id or self.args.hub_model_id or model_name or folder.resolve().name
             best_step = self.state.best_global_step if self.args.load_best_model_at_end else None
             training_card(model, name, self.state.log_history, best_step, **facts).save(folder / "README.md")
 

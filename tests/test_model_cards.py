@@ -121,13 +121,21 @@ def test_what_a_caller_gets_wrong():
     model = ViLBertModel(tiny_config())
     with pytest.raises(ValueError, match="model must be a ViLBERT model, got Linear"):
         model_card(torch.nn.Linear(1, 1), "saved")
-    for name in ("", " ", 'a"; import os', "two\nlines", None):
+    for name in ("", " ", "two\nlines", None):
         with pytest.raises(ValueError, match="name must be"):
             model_card(model, name)
     with pytest.raises(ValueError, match="got \\['licence'\\]"):
         model_card(model, "saved", licence="mit")
     with pytest.raises(ValueError, match="accuracy must be a finite number, got nan"):
         model_card(model, "saved", [EvalResult("a", "b", "c", "accuracy", float("nan"))])
+    with pytest.raises(ValueError, match="must be of huggingface_hub.EvalResult, got str"):
+        model_card(model, "saved", {"accuracy": 0.5})
+
+
+def test_one_result_and_one_limit_are_taken_as_they_are():
+    card = model_card(ViLBertModel(tiny_config()), 'my "\\models', RESULT, limits="Three shapes.")
+    assert len(card.data.eval_results) == 1 and "- Three shapes." in card.text
+    assert 'from_pretrained("my \\"\\\\models")' in blocks_of(card)[0]
 
 
 # Results of a training
