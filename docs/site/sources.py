@@ -11,7 +11,7 @@ from mkdocs.structure.files import File, InclusionLevel
 
 
 ROOT = Path(__file__).parents[2]
-LINK = re.compile(r"(\]\()((?:\.\./)+[\w./-]+\.py)(#[\w-]+)?(?=\))")
+LINK = re.compile(r"(\]\()((?:\.\./)+[\w./-]+\.py)(?=\))")
 
 
 def _sources(page: str, text: str) -> dict[str, str]:
@@ -37,6 +37,5 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     sources = _sources(page.file.src_uri, markdown)
     up = "../" * page.file.src_uri.count("/")
-    return LINK.sub(
-        lambda match: f"](/{match[2]}" if match[2] not in sources else f"]({up}source/{sources[match[2]]}.md", markdown
-    )
+    # A link that leads nowhere stays as it is: MkDocs names it.
+    return LINK.sub(lambda match: f"]({up}source/{sources[match[2]]}.md" if match[2] in sources else match[0], markdown)
