@@ -136,6 +136,7 @@ def main():
         test,
         test_regions,
         blind=options.text_only,
+        by_length=arguments.train_sampling_strategy == "group_by_length",
         seed=arguments.seed,
     )
     trainer = ViLBertTrainer(

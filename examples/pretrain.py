@@ -33,6 +33,7 @@ from modeling_vilbert import (
     open_regions,
 )
 from modeling_vilbert.data_collators import OBJECTIVES, repeated
+from modeling_vilbert.lengths import add_lengths
 from modeling_vilbert.tasks import prepare_task, read_rows
 
 
@@ -87,6 +88,8 @@ def main():
     processor = processor_of(options.model, options.text_model, max_regions=36)
 
     captions = Dataset.from_list(rows)
+    if arguments.train_sampling_strategy == "group_by_length":
+        captions = add_lengths(captions, processor, store, max_tokens=36)
     collator = ViLBertPreTrainingCollator(
         processor,
         captions,

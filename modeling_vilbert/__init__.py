@@ -8,8 +8,9 @@ import transformers
 from transformers import AutoConfig
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .caption_groups import ViLBertRetrievalCollator
 from .configuration_vilbert import AUTO_MAP, ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig
-from .data_collators import ViLBertPreTrainingCollator, ViLBertRetrievalCollator, ViLBertTaskCollator
+from .data_collators import ViLBertPreTrainingCollator, ViLBertTaskCollator
 from .explanation import captum_forward, explain
 from .explanation_record import Explanation, Faithfulness
 from .extraction import Detector, GivenBoxes, Grid, RegionExtractor

@@ -104,6 +104,10 @@ class Reader:
         """What is stored there."""
         raise NotImplementedError
 
+    def count(self, place: Any) -> int | None:
+        """How many regions are stored there, where that is known without reading them."""
+        return None
+
     def locate(self, image_id: str, place: Any) -> tuple[str | Path, str]:
         """The file and the name of a record, for messages."""
         return self.path, repr(image_id)

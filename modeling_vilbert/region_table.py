@@ -246,6 +246,12 @@ class TableReader(Reader):
         self._give_back_pages(fields["features"].nbytes)
         return fields
 
+    def count(self, place: int) -> int:
+        number = bisect_right(self._starts, place) - 1
+        row = place - self._starts[number]
+        start, end = self._batches[number].column("boxes").offsets[row : row + 2].to_pylist()
+        return end - start
+
     def _open(self):
         self._names, self._maps, self._batches, self._columns, self._read = [], [], [], {}, 0
         self.damaged: list[RecordError] = []

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import EvalPrediction
 from transformers.utils import logging
 
 from .annotations import CLASS_NAMES, READERS, check_rows
-from .data_collators import CaptionRanking, ViLBertRetrievalCollator, ViLBertTaskCollator, similar_images
+from .caption_groups import CaptionRanking, ViLBertRetrievalCollator, similar_images
+from .data_collators import ViLBertTaskCollator
 from .heads_vilbert import (
     ViLBertForImageAndTextRetrieval,
     ViLBertForImagesAndTextClassification,
@@ -28,6 +30,7 @@ from .heads_vilbert import (
     ViLBertForVisualGrounding,
     ViLBertTaskModel,
 )
+from .lengths import REGIONS, TOKENS, add_lengths, like_lengths
 from .metrics import METRICS, Predictions, some_ids
 from .optional_packages import need
 from .processing_vilbert import ViLBertProcessor
@@ -253,6 +256,7 @@ def prepare_task(
     evaluation: Rows | None = None,
     evaluation_regions: Mapping[str, Regions] | None = None,
     blind: bool = False,
+    by_length: bool = False,
     seed: int = 0,
     **settings,
 ) -> PreparedTask:
@@ -266,6 +270,8 @@ def prepare_task(
         train_regions, evaluation_regions: image id -> `Regions`, of `open_regions`. For tasks about given boxes, those
             are among the regions: `open_regions([detected, given])`.
         blind: show nothing of the images.
+        by_length: count tokens and regions of the training examples, for `train_sampling_strategy="group_by_length"`,
+            and evaluate like lengths together (`rows` are in that order).
         seed: of what is drawn: negatives, choices.
         **settings: further fields of `TaskData`.
 
@@ -282,9 +288,14 @@ def prepare_task(
     for rows in (train, evaluation):
         if rows is not None and label2id is not None:
             _check_labels(name, rows, label2id)
+    lengths = {"processor": processor, "max_tokens": task.max_tokens} if by_length else None
     # With all regions at hand before the first is read.
-    train_set = None if train is None else _joined(train, train_regions, task.drawn_choices)
-    examples = None if evaluation is None else _joined(evaluation, evaluation_regions)
+    train_set = None if train is None else _joined(train, train_regions, lengths, task.drawn_choices)
+    examples = None if evaluation is None else _joined(evaluation, evaluation_regions, lengths)
+    if by_length and evaluation is not None and task.head != "matching":
+        tokens, regions = (np.array(examples.with_format(None)[name]) for name in (TOKENS, REGIONS))
+        order = np.concatenate(like_lengths(tokens, regions, batch_size=8))
+        examples, evaluation = examples.select(order), [evaluation[number] for number in order]
     collator = ViLBertTaskCollator(processor, **common)
     if task.head == "matching":
         if evaluation is not None:
@@ -305,13 +316,20 @@ def _with_regions(processor: ViLBertProcessor, count: int) -> ViLBertProcessor:
     return processor
 
 
-def _joined(rows: Rows, regions: Mapping[str, Regions], drawn_choices: int | None = None) -> Any:
-    """Rows with their regions; columns without a value in any row are left out."""
+def _joined(
+    rows: Rows,
+    regions: Mapping[str, Regions],
+    lengths: dict[str, Any] | None = None,
+    drawn_choices: int | None = None,
+) -> Any:
+    """Rows with their regions, and their lengths if wanted; columns without a value in any row are left out."""
     empty = {column for column in rows[0] if all(row[column] is None for row in rows)}
     kept = [{column: value for column, value in row.items() if column not in empty} for row in rows]
     dataset = need("datasets").Dataset.from_list(kept)
     if drawn_choices is not None and "label" not in empty:
         dataset = dataset.add_column("drawn_choices", [drawn_choices] * len(rows))
+    if lengths is not None:
+        dataset = add_lengths(dataset, store=regions, **lengths)
     return join_regions(dataset, regions)
 
 

@@ -19,6 +19,7 @@ from transformers.trainer_callback import ExportableState
 
 from .data_collators import Batch, SampleDraws
 from .heads_vilbert import IGNORE
+from .lengths import REGIONS, TOKENS, LikeLengthSampler
 from .model_card_vilbert import training_card
 from .modeling_vilbert import ViLBertPreTrainedModel
 
@@ -50,6 +51,9 @@ class ViLBertTrainer(Trainer):
     Trainer averages the means of the batches that make a step (accumulated, or on several processes). Where they hold
     unequally many items, as masked words and regions always do, that is another loss than that of one large batch.
     Here 4 accumulated batches of 2 give the step of one batch of 8, and so do 2 processes of 4.
+
+    With `train_sampling_strategy="group_by_length"` batches hold texts of like lengths about images of like numbers of
+    regions, as the columns of `add_lengths` say; evaluation keeps the order of its examples.
 
     Otherwise it is Trainer. A collator that draws by epoch (`SampleDraws`) is told the epoch.
 
@@ -100,6 +104,24 @@ class ViLBertTrainer(Trainer):
                 if of_heads:
                     optimizer.add_param_group({**group, "params": of_heads, "lr": self.head_learning_rate})
         return optimizer
+
+    def _get_train_sampler(self, train_dataset=None) -> torch.utils.data.Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        if not {TOKENS, REGIONS} <= set(getattr(dataset, "column_names", None) or ()):
+            raise ValueError(
+                f'train_sampling_strategy="group_by_length" needs a datasets.Dataset with the columns {TOKENS} and '
+                f"{REGIONS}, got {type(dataset).__name__}: lengths.add_lengths makes them."
+            )
+        lengths = dataset.with_format(None)
+        together = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LikeLengthSampler(lengths[TOKENS], lengths[REGIONS], together, self.args.seed)
+
+    def _get_eval_sampler(self, eval_dataset) -> torch.utils.data.Sampler | None:
+        # Sorted by lengths, predictions would be of other rows than they are taken for: none is the data's own order.
+        by_length = self.args.train_sampling_strategy == "group_by_length"
+        return None if by_length else super()._get_eval_sampler(eval_dataset)
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> dict | None:
         """The counts of all batches of a step, on all processes."""

@@ -13,7 +13,7 @@ from modeling_vilbert import (
     ViLBertRetrievalCollator,
     ViLBertTaskCollator,
 )
-from modeling_vilbert.data_collators import CaptionRanking, similar_images
+from modeling_vilbert.caption_groups import CaptionRanking, similar_images
 
 
 @pytest.fixture(scope="module")
