@@ -25,9 +25,8 @@ import torch
 from scenes import compose, scene_files
 from transformers import AutoProcessor
 
-from modeling_vilbert import ViLBertMatchingPipeline, model_loader, open_regions
+from modeling_vilbert import ImageTextScorer, ViLBertMatchingPipeline, model_loader, open_regions
 from modeling_vilbert.metrics import Predictions, retrieval_recall
-from modeling_vilbert.retrieval import ImageTextScorer
 from modeling_vilbert.tasks import read_rows
 
 
@@ -79,7 +78,7 @@ def main():
     parser.add_argument("--test_scenes", type=int, default=200)
     parser.add_argument("--output", type=Path, default=Path("runs/retrieve"), help="folder; default: %(default)s")
     parser.add_argument("--pairs", type=int, default=5000, help="about so many to compare; 0: none")
-    parser.add_argument("--batch_size", type=int, default=64, help="pairs that go through the model together")
+    parser.add_argument("--batch_size", type=int, default=128, help="pairs that go through the model together")
     parser.add_argument("--bf16", action="store_true", help="compute in bf16")
     options = parser.parse_args()
     if not (options.model / "config.json").is_file():

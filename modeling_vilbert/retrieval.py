@@ -25,7 +25,7 @@ from .heads_vilbert import ViLBertForImageAndTextRetrieval, ViLBertForMultiTask
 from .image_processing_vilbert import is_regions
 from .optional_packages import need
 from .pair_sides import Images, Side, Texts, names_of
-from .pair_tiles import Tiles, like_lengths, spans
+from .pair_tiles import BATCH_POSITIONS, HALF_BATCH_POSITIONS, Tiles, cheap_batches, spans
 from .pretraining_vilbert import ViLBertForPreTraining
 from .processing_vilbert import ViLBertProcessor
 from .score_files import ScoreFile, Workers
@@ -83,7 +83,7 @@ class ImageTextScorer:
         model: PreTrainedModel,
         processor: ViLBertProcessor,
         memory_budget: int = 2**30,
-        batch_size: int = 64,
+        batch_size: int = 128,
         autocast: torch.dtype | None = None,
         max_tokens: int | None = None,
         head: str | None = None,
@@ -303,7 +303,10 @@ class ImageTextScorer:
             pairs = np.indices([len(kept.lengths) for kept in sides]).reshape(2, -1)
         # Pooled vectors that never met are multiplied, and no more.
         batch_size = self.batch_size if split.parts.pair else len(pairs[0])
-        batches = list(like_lengths(*(kept.lengths[items] for kept, items in zip(sides, pairs)), batch_size))
+        half = self.autocast is not None or self.model.dtype != torch.float32
+        positions = HALF_BATCH_POSITIONS if half else BATCH_POSITIONS
+        lengths = (kept.lengths[items] for kept, items in zip(sides, pairs))
+        batches = list(cheap_batches(*lengths, batch_size, positions))
         scores = []
         for numbers in batches:
             taken, masks = zip(*(kept.take(items[numbers]) for kept, items in zip(sides, pairs)))

@@ -20,7 +20,7 @@ from torch import nn
 
 from .configuration_vilbert import ViLBertConfig
 from .heads_vilbert import ViLBertHead
-from .modeling_vilbert import ViLBertModel, ViLBertModelOutput
+from .modeling_vilbert import Count, ViLBertModel, ViLBertModelOutput, wanted_counts
 
 
 Step = tuple[str, int]
@@ -28,16 +28,6 @@ OTHER = {"text": "vision", "vision": "text"}
 
 # Fields of a config that say nothing about what the model computes.
 SAYS_NOTHING = ("_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
-
-
-def pooled_only(config: ViLBertConfig) -> frozenset[tuple[Step, str]]:
-    """(step, stream) where nobody reads what comes out but the pooler, which wants the first position only."""
-    found, read = set(), set()
-    for step in reversed(config.schedule):
-        changed = tuple(OTHER) if step[0] == "coattention" else step[:1]
-        found |= {(step, stream) for stream in changed if stream not in read}
-        read |= {*changed, *(("text",) if config.text_gated_vision_attention and step[0] == "vision" else ())}
-    return frozenset(found)
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,11 @@ class SplitModel:
 
     def __init__(self, trunk: ViLBertModel, head: ViLBertHead):
         self.trunk, self.head = trunk, head
-        self.parts, self.ends = Parts.of(trunk.config), pooled_only(trunk.config)
+        config = trunk.config
+        self.parts = Parts.of(config)
+        # A score reads the pooled vectors alone.
+        counts = wanted_counts(config.schedule, text=1, vision=1, gated=config.text_gated_vision_attention)
+        self.wanted = dict(zip(config.schedule, counts))
 
     @property
     def device(self) -> torch.device:
@@ -113,21 +107,22 @@ class SplitModel:
     ) -> torch.Tensor:
         """What is kept of B texts and of B images, and their masks -> [B]."""
         (text, *text_projections), (vision, *vision_projections) = text, vision
-        encoder, ends = self.trunk.encoder, self.ends
+        encoder = self.trunk.encoder
         for step in self.parts.pair:
-            kind, number = step
-            ending = {stream: slice(1) if (step, stream) in ends else slice(None) for stream in OTHER}
+            (kind, number), count = step, self.wanted[step]
             if kind == "text":
-                text, _ = encoder.text_layers[number](text[:, ending["text"]], text, text_mask)
+                text, _ = encoder.text_layers[number](text[:, : count["text"]], text, text_mask)
             elif kind == "vision":
                 words = None if text_mask is None else text_mask[:, 0, 0]
-                vision, _ = encoder.vision_layers[number](vision[:, ending["vision"]], vision, vision_mask, text, words)
+                vision, _ = encoder.vision_layers[number](
+                    vision[:, : count["vision"]], vision, vision_mask, text, words
+                )
             else:
                 of_text = text_projections or self._projections("text", number, text)
                 of_vision = vision_projections or self._projections("vision", number, vision)
                 layer, text_projections, vision_projections = encoder.coattention_layers[number], (), ()
-                text = self._look(layer.text, text, of_text, of_vision, vision_mask, ending["text"])
-                vision = self._look(layer.vision, vision, of_vision, of_text, text_mask, ending["vision"])
+                text = self._look(layer.text, text, of_text, of_vision, vision_mask, count["text"])
+                vision = self._look(layer.vision, vision, of_vision, of_text, text_mask, count["vision"])
         pooled = {"text": text, "vision": vision} if not self.parts.pair else self._pooled(text=text, vision=vision)
         outputs = ViLBertModelOutput(
             text_pooler_output=pooled["text"].flatten(1), vision_pooler_output=pooled["vision"].flatten(1)
@@ -149,8 +144,7 @@ class SplitModel:
     ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         layers, mask = getattr(self.trunk.encoder, f"{stream}_layers"), key_mask(real)
         for step in getattr(self.parts, stream):
-            queries = states[:, :1] if (step, stream) in self.ends else states
-            states, _ = layers[step[1]](queries, states, mask)
+            states, _ = layers[step[1]](states[:, : self.wanted[step][stream]], states, mask)
         if not self.parts.pair:
             return (self._pooled(**{stream: states})[stream][:, None],), real[:, :1]
         if stream not in self.parts.projected:
@@ -170,11 +164,11 @@ class SplitModel:
         own: Sequence[torch.Tensor],
         others: Sequence[torch.Tensor],
         mask: torch.Tensor | None,
-        queries: slice,
+        count: Count,
     ) -> torch.Tensor:
         """One half of a co-attention layer, from both streams' projections."""
-        attended, _ = layer.attention.attend(own[0][:, queries], others[1], others[2], mask)
-        return layer.finish(states[:, queries], attended)
+        attended, _ = layer.attention.attend(own[0][:, :count], others[1], others[2], mask)
+        return layer.finish(states[:, :count], attended)
 
     def _pooled(self, **states: torch.Tensor) -> dict[str, torch.Tensor]:
         return {stream: getattr(self.trunk, f"{stream}_pooler")(value) for stream, value in states.items()}
