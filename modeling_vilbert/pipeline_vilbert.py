@@ -204,7 +204,9 @@ class ViLBertQuestionAnsweringPipeline(ViLBertPipeline):
 
     It takes a `ViLBertForQuestionAnswering`, or a `ViLBertForMultiTask` with its head "vqa".
 
-    Args (beside those of `ViLBertPipeline`):
+    Beside the arguments of `ViLBertPipeline`:
+
+    Args:
         top_k: so many answers, the best first. Default: 5; None gives all.
         function_to_apply: default "softmax", shares of all answers that sum to 1. For a model that was trained with
             soft scores, as on VQA, "sigmoid" is how much it thinks of each answer alone. The order is the same.
@@ -261,7 +263,9 @@ class ViLBertGroundingPipeline(ViLBertPipeline):
 
     It takes a `ViLBertForVisualGrounding`, or a `ViLBertForMultiTask` with its head "grounding".
 
-    Args (beside those of `ViLBertPipeline`):
+    Beside the arguments of `ViLBertPipeline`:
+
+    Args:
         top_k: so many regions, the best first, in a list. Default: None, the best alone.
         whole_image: whether the whole image, which the processor puts in front of the regions, may be the answer.
         function_to_apply: default "sigmoid", each region's own score; for models that were trained on overlaps (IoU
@@ -334,7 +338,9 @@ class ViLBertMatchingPipeline(ViLBertPipeline):
     It takes a `ViLBertForImageAndTextRetrieval`, a `ViLBertForMultiTask` with its head "retrieval", or, without any
     training for it, a `ViLBertForPreTraining` by its alignment head.
 
-    Args (beside those of `ViLBertPipeline`):
+    Beside the arguments of `ViLBertPipeline`:
+
+    Args:
         function_to_apply: default "sigmoid", the probability that this pair matches, whatever the others are. "none"
             is the raw score, of the alignment head the difference of its two.
 

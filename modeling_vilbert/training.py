@@ -9,6 +9,7 @@ Reading order: `ViLBertTrainer`; when a task stops and goes on; which task a ste
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from transformers.trainer_callback import ExportableState
 from .data_collators import Batch, SampleDraws
 from .heads_vilbert import IGNORE
 from .lengths import REGIONS, TOKENS, LikeLengthSampler
+from .model_card_vilbert import training_card
+from .modeling_vilbert import ViLBertPreTrainedModel
 
 
 def loss_counts(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -153,6 +156,25 @@ class ViLBertTrainer(Trainer):
             logs |= {name: logs["loss"] * total / whole for name, total in totals.items()}
             self._parts.clear()
         super().log(logs, *arguments, **settings)
+
+    def create_model_card(self, *, model_name: str | None = None, **facts):
+        """Write `README.md` into `output_dir`: a `model_card` with what the last evaluations measured.
+
+        `push_to_hub` calls it and takes the same facts.
+
+        Args:
+            model_name: by which others load it. The repository's id goes before it. Default: the folder's name.
+            **facts: as Trainer takes them (`dataset`, `license`, ...), or further arguments of `model_card`.
+        """
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        if not isinstance(model, ViLBertPreTrainedModel):
+            # An adapter around it has a card of its own.
+            super().create_model_card(model_name=model_name, **facts)
+        elif self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            name = self.hub_model_id or self.args.hub_model_id or model_name or folder.resolve().name
+            best_step = self.state.best_global_step if self.args.load_best_model_at_end else None
+            training_card(model, name, self.state.log_history, best_step, **facts).save(folder / "README.md")
 
 
 # Stop and go

@@ -1,29 +1,137 @@
-"""Every Python block of the README and the docs runs, in order, and what they link to is there."""
+"""Every Python block of the README and the docs runs, in order, and what they link to and speak of is there."""
 
+import argparse
+import inspect
 import re
+import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+import modeling_vilbert
+from modeling_vilbert import cli
+from modeling_vilbert.configuration_vilbert import FLAT_FIELDS, FLAT_SWITCHES, RUN_TIME_SWITCHES
+
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+# Pages whose `vilbert` commands can be run as they stand there, after the blocks above them.
+RUNNABLE = [DOCS / "index.md"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks_of(page: Path) -> list[tuple[str, str]]:
+    """(language, content) of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands_of(block: str) -> list[str]:
+    return [line for line in block.replace("\\\n", " ").splitlines() if line.startswith("vilbert ")]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=name_of)
 def test_blocks_run(page, small_run, monkeypatch):
     monkeypatch.chdir(small_run)
     names = {}
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
-        exec(compile(block, str(page), "exec"), names)
+    for language, block in blocks_of(page):
+        if language == "python":
+            exec(compile(block, str(page), "exec"), names)
+        elif page in RUNNABLE:
+            for command in commands_of(block):
+                assert cli.main(shlex.split(command, comments=True)[1:]) == 0, command
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_spelt_right(monkeypatch):
+    """Those of all pages: their options exist. What they do is tested elsewhere."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser, *arguments):
+        options = parse(parser, *arguments)
+        options.run = lambda options: 0
+        return options
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    commands = [command for page in PAGES for _, block in blocks_of(page) for command in commands_of(block)]
+    assert len(commands) > 5
+    for command in commands:
+        assert cli.main(shlex.split(command, comments=True)[1:]) == 0, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_nothing_is_left_to_fill_in(page):
     assert not re.findall(r"\b(?:[A-Z]{3,}_[A-Z_]+|TODO|TBD)\b", page.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name_of)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for script in re.findall(r"(?<![\w/.])examples/\w+\.(?:py|ipynb)", text):
+        assert (ROOT / script).exists(), f"{page.name} speaks of {script}"
+
+
+def test_every_public_name_is_in_the_api_pages():
+    found = [
+        name
+        for page in (DOCS / "api").glob("*.md")
+        for name in re.findall(r"^::: modeling_vilbert\.(\w+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    missing = sorted(set(modeling_vilbert.__all__) - set(found))
+    assert not missing, f"Put ::: modeling_vilbert.NAME into a page of docs/api for each of {missing}."
+    assert len(found) == len(set(found)), "a name is on two pages"
+    modules = {file.stem for file in (ROOT / "modeling_vilbert").glob("*.py")}
+    assert set(found) <= {*modeling_vilbert.__all__, *modules}
+
+
+# docs/moving.md, which people follow word by word
+
+
+def sections_of(page: Path) -> dict[str, list[list[str]]]:
+    """Title of a section -> the rows of its tables, as cells."""
+    sections = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return {
+        section.splitlines()[0]: [
+            [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for line in section.splitlines()
+            if line.startswith("|") and not line.startswith("|---")
+        ]
+        for section in sections
+    }
+
+
+def words_of(cell: str) -> list[str]:
+    """The names in a cell, each without what follows it."""
+    return re.findall(r"`([A-Za-z_]\w*)", cell)
+
+
+def test_names_in_moving_exist():
+    models = [value for name, value in vars(modeling_vilbert).items() if name.startswith("ViLBertFor")]
+    models = [modeling_vilbert.ViLBertModel, *models]
+    known = set(modeling_vilbert.__all__)
+    for model in models:
+        known |= set(inspect.signature(model.forward).parameters) if hasattr(model, "forward") else set()
+    for output in ("ViLBertModelOutput", "ViLBertTaskOutput", "ViLBertForPreTrainingOutput"):
+        known |= {field.name for field in fields(getattr(modeling_vilbert, output))}
+    sections = sections_of(DOCS / "moving.md")
+    arguments = [row[2] for row in sections["Arguments"] if len(row) == 4]
+    outputs = [row[-1] for row in sections["What comes back"]]
+    names = {name for cell in arguments + outputs for name in words_of(cell)}
+    assert len(names) > 25 and names <= known, sorted(names - known)
+
+
+def test_config_fields_in_moving_are_translated_so():
+    mentioned = set()
+    for there, here in sections_of(DOCS / "moving.md")["Config"][1:]:
+        for place, name in enumerate(words_of(there)):
+            mentioned.add(name)
+            assert name in {**FLAT_FIELDS, **FLAT_SWITCHES, **RUN_TIME_SWITCHES}, name
+            if name in FLAT_FIELDS and "..." not in there:
+                assert re.findall(r"`([\w.]+)`", here)[place].split(".")[-1] == FLAT_FIELDS[name][1]
+    rest = {name for name, (config, _) in FLAT_FIELDS.items() if config is None}
+    assert rest <= mentioned, sorted(rest - mentioned)

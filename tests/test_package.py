@@ -21,16 +21,16 @@ PACKAGE = Path(modeling_vilbert.__file__).parent
 
 # A file imports only from floors below its own.
 FLOORS = [
-    {"configuration_vilbert", "regions_vilbert", "plain_pickles", "optional_packages"},
-    {"backbones", "conversion_vilbert", "region_records"},
+    {"configuration_vilbert", "regions_vilbert", "plain_pickles", "optional_packages", "relevance"},
+    {"backbones", "explanation_page", "conversion_vilbert", "model_card_vilbert", "region_records"},
     {"region_table", "region_containers", "annotation_records"},
     {"region_formats", "extraction", "box_annotations"},
     {"regions", "bulk_extraction"},
     {"modeling_vilbert", "image_processing_vilbert"},
     {"heads_vilbert", "processing_vilbert", "pair_tiles", "score_files"},
-    {"pretraining_vilbert", "metrics", "data_collators", "lengths", "split_model", "pair_sides"},
-    {"annotations", "submissions", "training", "caption_groups", "retrieval", "export"},
-    {"pipeline_vilbert", "tasks", "search"},
+    {"pretraining_vilbert", "metrics", "data_collators", "lengths", "explanation_targets", "split_model", "pair_sides"},
+    {"annotations", "submissions", "training", "caption_groups", "explanation_record", "retrieval", "export"},
+    {"pipeline_vilbert", "tasks", "explanation", "search"},
     {"cli"},
     {"__init__"},
 ]
