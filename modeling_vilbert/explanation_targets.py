@@ -362,6 +362,17 @@ class Target:
             return outputs.alignment_logits
         return outputs.prediction_logits[:, self.text_row] if self.kind == "word" else outputs.logits
 
+    def margin(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits [N, L] -> [N], what is explained: the target's logit above the best other's, where one is chosen.
+
+        What all answers share, such as how loud they are, is thus no part of it.
+        """
+        own = logits[:, self.index].float()
+        if self.squash != "softmax" or logits.shape[1] == 1:
+            return own
+        others = logits.float().scatter(1, torch.full_like(logits[:, :1], self.index, dtype=torch.long), -torch.inf)
+        return own - others.amax(1)
+
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         """[N, L] -> [N, L], within 0 and 1 but for regression."""
         if self.squash == "softmax":
