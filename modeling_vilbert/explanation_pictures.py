@@ -96,11 +96,12 @@ def draw_regions(axes: Any, explanation: "Explanation", image: Any, values: Any,
         )
 
     def name(box: np.ndarray, text: str, color: Any, ink: str):
-        # Inside the image, also for a box at its edge.
-        high = box[1] > 0.06 * height
+        # In the box where there is room, else above or below it: inside the image, and apart from its neighbours'.
+        inside, high = box[3] - box[1] > 0.12 * height, box[1] > 0.06 * height
         axes.text(
-            float(np.clip(box[0], 0, width)), box[1] if high else box[3], text, fontsize=9, color=ink, zorder=6,
-            va="bottom" if high else "top", parse_math=False, clip_on=True,
+            box[0] + 0.01 * width, box[1] + 0.015 * height if inside else box[1] if high else box[3], text,
+            va="top" if inside or not high else "bottom", fontsize=9, color=ink, zorder=6, parse_math=False,
+            clip_on=True,
             bbox={"boxstyle": "square,pad=0.15", "facecolor": color, "edgecolor": "none"},
         )  # fmt: skip
 

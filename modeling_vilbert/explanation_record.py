@@ -220,7 +220,7 @@ class Explanation:
         stays = self.region_is_global.copy()
         if target.kind == "grounding":
             stays[target.index] = True
-        example = Example(model, inputs, target.example.task)
+        example = Example(model, inputs, target.task)
         mask = example.region_mask()
         if mask.shape[-1] < len(regions):
             raise ValueError(f"inputs are not those that were explained: they have {mask.shape[-1]} regions.")
