@@ -25,9 +25,10 @@ const naming = (kind, index) => (kind === "word" ? `“${brief(names.word[index]
 
 // What is shown ----------------------------------------------------------------------------------------------------
 
+// It begins as `Explanation.weights` does.
 const state = {
-  direction: "text_to_vision", measure: "attention", layer: null, head: null,
-  withoutSpecial: false, withoutGlobal: false,
+  direction: "text_to_vision", measure: relevance.words ? "relevance" : "attention", layer: null, head: null,
+  withoutSpecial: true, withoutGlobal: true,
   hovered: null, focused: null, pinned: null,
 };
 let kept; // { word: [T] bool, region: [R] bool }: what is not left out
@@ -125,10 +126,10 @@ function paint() {
   const point = current(), weights = weightsFor(point);
   for (const kind of ["word", "region"]) {
     const values = weights[kind] ?? new Float32Array(names[kind].length);
-    // Even attention must not look like a find: what shines has three times its even share, or the most there is.
-    const even = 1 / Math.max(1, sum(kept[state.direction === "text_to_vision" ? "region" : "word"].map(Number)));
-    const most = Math.max(...values);
-    const full = (state.measure === "attention" ? Math.max(most, 3 * even) : most) || 1;
+    // Even weights must not look like a find: what shines has three times its even share, or the most there is.
+    const keys = state.direction === "text_to_vision" ? "region" : "word";
+    const even = 1 / Math.max(1, sum(kept[state.measure === "attention" ? keys : kind].map(Number)));
+    const full = Math.max(...values, 3 * even);
     lights[kind].forEach((elements, index) => {
       for (const element of elements) element.style.setProperty("--weight", Math.max(0, values[index] / full).toFixed(3));
     });
@@ -243,6 +244,7 @@ function showSettings() {
     byId(name).disabled = isRelevance;
   }
   for (const input of all("#controls input[type=radio]")) input.checked = state[input.name] === input.value;
+  for (const input of all("#controls input[type=checkbox]")) input.checked = state[input.name];
   for (const { layer, head, button } of cells) {
     const isChosen = !isRelevance && state.layer === layer && state.head === head;
     button.setAttribute("aria-pressed", isChosen);
@@ -331,8 +333,8 @@ for (const name of ["layer", "head"]) {
     update();
   });
 }
-for (const [id, name] of [["without_special", "withoutSpecial"], ["without_global", "withoutGlobal"]]) {
-  byId(id)?.addEventListener("change", (event) => { state[name] = event.target.checked; update(); paintHeads(); });
+for (const input of all("#controls input[type=checkbox]")) {
+  input.addEventListener("change", () => { state[input.name] = input.checked; update(); paintHeads(); });
 }
 byId("statistic").addEventListener("change", paintHeads);
 byId("all").addEventListener("toggle", paintTable);

@@ -174,14 +174,16 @@ def test_an_architecture_that_nobody_knows(folder, capsys):
     assert "holds a Other; known are ViLBertModel" in capsys.readouterr().err
 
 
-def test_what_the_app_asks(folder, tmp_path):
+def test_what_the_app_asks(folder, tmp_path, monkeypatch, capsys):
     pytest.importorskip("gradio", reason='pip install "modeling-vilbert[app]"')
     spec = importlib.util.spec_from_file_location("app", EXAMPLES / "app.py")
     app = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(app)
     folder(ViLBertForMultiTask, tasks=TASKS)
-    with pytest.raises(ValueError, match="give --regions"):
-        app.Asked(tmp_path / "model")
+    monkeypatch.setattr("sys.argv", ["app.py", "--model", "model"])
+    with pytest.raises(SystemExit, match="2"):
+        app.main()
+    assert "error: The processor in model makes no regions of a picture; give --regions." in capsys.readouterr().err
     asked = app.Asked(tmp_path / "model", tmp_path / "store")
     assert set(asked.tasks) == {"vqa", "grounding"}
     assert 'id="predicted"' in asked.page("7.png", "what is it", "grounding")
