@@ -54,6 +54,7 @@ def folder(regions, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_regions([regions], "store")
     Image.new("RGB", SIZE, "teal").save("7.png")
+    Path("folder.html").mkdir()
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
 
     def save(model_class, **fields):
@@ -135,7 +136,8 @@ def test_a_smaller_copy_of_the_picture(folder):
     "arguments, settings, message",
     [
         ([], {"output": "none/page.html"}, "no folder none"),
-        ([], {"output": "model"}, "is a folder"),
+        ([], {"output": "folder.html"}, "is a folder"),
+        ([], {"output": "7.png"}, "--output must end in .html, got 7.png"),
         (["--target", "green"], {}, "target must be one of .*'cube'.*'green'"),
         (["--target", "9"], {}, "target must be within 0 to 4"),
         (["--task", "vqa"], {}, "task is for ViLBertForMultiTask"),
