@@ -90,7 +90,9 @@ def build(asked: Asked) -> gr.Blocks:
 
     with gr.Blocks(title="ViLBERT", analytics_enabled=False, fill_width=True) as app:
         with gr.Row():
-            picture = gr.Image(type="filepath", label="Picture", sources=["upload", "clipboard"], height=280)
+            picture = gr.Image(
+                type="filepath", image_mode=None, label="Picture", sources=["upload", "clipboard"], height=280
+            )
             with gr.Column():
                 text = gr.Textbox(label="Question or phrase", placeholder="what color is the shape?")
                 several = len(asked.tasks) > 0

@@ -409,6 +409,8 @@ def add_explain(commands: argparse._SubParsersAction):
 
 
 def run_explain(options: argparse.Namespace):
+    if options.output.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--output must end in .html, got {options.output}.")
     check_page_path(options.output)
     processor, regions = read_regions(options)
     picture = open_image(options.image) if Path(options.image).is_file() else None

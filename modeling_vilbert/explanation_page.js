@@ -17,6 +17,7 @@ const attention = unpackAll(data.attention); // [L][H][queries][keys] of each di
 const relevance = unpackAll(data.relevance); // empty where nothing is explained
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
+const largest = (values) => values.reduce((most, value) => Math.max(most, value), 0);
 const shares = (values) => { const total = sum(values); return values.map((value) => (total > 0 ? value / total : 0)); };
 const percent = (value) => `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)}\u00a0%`;
 // Isolated, so that text from right to left leaves the sentence around it alone.
@@ -25,9 +26,10 @@ const naming = (kind, index) => (kind === "word" ? `“${brief(names.word[index]
 
 // What is shown ----------------------------------------------------------------------------------------------------
 
+// It begins as `Explanation.weights` does.
 const state = {
-  direction: "text_to_vision", measure: "attention", layer: null, head: null,
-  withoutSpecial: false, withoutGlobal: false,
+  direction: "text_to_vision", measure: relevance.words ? "relevance" : "attention", layer: null, head: null,
+  withoutSpecial: true, withoutGlobal: true,
   hovered: null, focused: null, pinned: null,
 };
 let kept; // { word: [T] bool, region: [R] bool }: what is not left out
@@ -125,10 +127,10 @@ function paint() {
   const point = current(), weights = weightsFor(point);
   for (const kind of ["word", "region"]) {
     const values = weights[kind] ?? new Float32Array(names[kind].length);
-    // Even attention must not look like a find: what shines has three times its even share, or the most there is.
-    const even = 1 / Math.max(1, sum(kept[state.direction === "text_to_vision" ? "region" : "word"].map(Number)));
-    const most = Math.max(...values);
-    const full = (state.measure === "attention" ? Math.max(most, 3 * even) : most) || 1;
+    // Even weights must not look like a find: what shines has three times its even share, or the most there is.
+    const keys = state.direction === "text_to_vision" ? "region" : "word";
+    const even = 1 / Math.max(1, sum(kept[state.measure === "attention" ? keys : kind].map(Number)));
+    const full = Math.max(largest(values), 3 * even);
     lights[kind].forEach((elements, index) => {
       for (const element of elements) element.style.setProperty("--weight", Math.max(0, values[index] / full).toFixed(3));
     });
@@ -236,13 +238,14 @@ function choose(layer, head) {
 function showSettings() {
   const isRelevance = state.measure === "relevance";
   byId("measure").textContent = isRelevance
-    ? `relevance for “${brief(data.target)}”: attention times gradient through all layers; what the answer hangs on`
+    ? `relevance for “${brief(data.target)}”: attention times gradient, carried through all layers (Chefer et al., 2021)`
     : "raw attention (where the model looks, not why it answers)";
   for (const name of ["layer", "head"]) {
     byId(name).value = state[name] ?? "";
     byId(name).disabled = isRelevance;
   }
   for (const input of all("#controls input[type=radio]")) input.checked = state[input.name] === input.value;
+  for (const input of all("#controls input[type=checkbox]")) input.checked = state[input.name];
   for (const { layer, head, button } of cells) {
     const isChosen = !isRelevance && state.layer === layer && state.head === head;
     button.setAttribute("aria-pressed", isChosen);
@@ -269,7 +272,7 @@ function paintHeads() {
 }
 
 function drawHead(canvas, map) {
-  const context = canvas.getContext("2d"), picture = context.createImageData(R, T), most = Math.max(...map) || 1;
+  const context = canvas.getContext("2d"), picture = context.createImageData(R, T), most = largest(map) || 1;
   map.forEach((value, place) => {
     picture.data.set([240, 175, 40, 255 * Math.sqrt(Math.max(0, value) / most)], 4 * place);
   });
@@ -331,8 +334,8 @@ for (const name of ["layer", "head"]) {
     update();
   });
 }
-for (const [id, name] of [["without_special", "withoutSpecial"], ["without_global", "withoutGlobal"]]) {
-  byId(id)?.addEventListener("change", (event) => { state[name] = event.target.checked; update(); paintHeads(); });
+for (const input of all("#controls input[type=checkbox]")) {
+  input.addEventListener("change", () => { state[input.name] = input.checked; update(); paintHeads(); });
 }
 byId("statistic").addEventListener("change", paintHeads);
 byId("all").addEventListener("toggle", paintTable);

@@ -64,16 +64,13 @@ def check_page_path(path: str | Path):
 
 
 def embedded_picture(picture: Any, longest_side: int = 1000) -> str:
-    """A PIL image as a data URI, made smaller if it is larger: JPEG, or PNG where that is shorter, as of drawings."""
+    """A PIL image as a data URI, made smaller if it is larger: JPEG, or PNG if it has few colours, as drawings do."""
     picture = picture.convert("RGB")
+    kind, settings = ("jpeg", {"quality": 85}) if picture.getcolors(1000) is None else ("png", {})
     picture.thumbnail((longest_side, longest_side))
-    encoded = {}
-    for name, settings in {"jpeg": {"quality": 85}, "png": {"optimize": True}}.items():
-        file = io.BytesIO()
-        picture.save(file, name, **settings)
-        encoded[name] = base64.b64encode(file.getvalue()).decode()
-    shorter = min(encoded, key=lambda name: len(encoded[name]))
-    return f"data:image/{shorter};base64,{encoded[shorter]}"
+    file = io.BytesIO()
+    picture.save(file, kind, **settings)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def explanation_page(contents: Mapping[str, Any]) -> str:

@@ -86,9 +86,3 @@ def test_a_picture_and_a_question(browser, address):
     # Gradio itself has something to say there.
     said = [row["message"] for row in browser.get_log("browser")]
     assert [message for message in said if f"{address}/assets" not in message] == []
-
-
-def test_what_is_wrong_is_said_before_anything_starts(tmp_path):
-    command = [sys.executable, EXAMPLES / "app.py", "--model", tmp_path]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2 and "no config.json" in result.stderr and "Traceback" not in result.stderr

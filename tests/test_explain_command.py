@@ -54,6 +54,7 @@ def folder(regions, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_regions([regions], "store")
     Image.new("RGB", SIZE, "teal").save("7.png")
+    Path("folder.html").mkdir()
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
 
     def save(model_class, **fields):
@@ -135,7 +136,8 @@ def test_a_smaller_copy_of_the_picture(folder):
     "arguments, settings, message",
     [
         ([], {"output": "none/page.html"}, "no folder none"),
-        ([], {"output": "model"}, "is a folder"),
+        ([], {"output": "folder.html"}, "is a folder"),
+        ([], {"output": "7.png"}, "--output must end in .html, got 7.png"),
         (["--target", "green"], {}, "target must be one of .*'cube'.*'green'"),
         (["--target", "9"], {}, "target must be within 0 to 4"),
         (["--task", "vqa"], {}, "task is for ViLBertForMultiTask"),
@@ -174,14 +176,16 @@ def test_an_architecture_that_nobody_knows(folder, capsys):
     assert "holds a Other; known are ViLBertModel" in capsys.readouterr().err
 
 
-def test_what_the_app_asks(folder, tmp_path):
+def test_what_the_app_asks(folder, tmp_path, monkeypatch, capsys):
     pytest.importorskip("gradio", reason='pip install "modeling-vilbert[app]"')
     spec = importlib.util.spec_from_file_location("app", EXAMPLES / "app.py")
     app = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(app)
     folder(ViLBertForMultiTask, tasks=TASKS)
-    with pytest.raises(ValueError, match="give --regions"):
-        app.Asked(tmp_path / "model")
+    monkeypatch.setattr("sys.argv", ["app.py", "--model", "model"])
+    with pytest.raises(SystemExit, match="2"):
+        app.main()
+    assert "error: The processor in model makes no regions of a picture; give --regions." in capsys.readouterr().err
     asked = app.Asked(tmp_path / "model", tmp_path / "store")
     assert set(asked.tasks) == {"vqa", "grounding"}
     assert 'id="predicted"' in asked.page("7.png", "what is it", "grounding")

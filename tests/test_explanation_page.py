@@ -78,12 +78,15 @@ def browser():
 class Page:
     """A page in the browser, with what the tests ask of it. A reduced motion leaves no transition to wait for."""
 
-    def __init__(self, browser, path, contents, width=1280, theme="light", motion="reduce"):
+    def __init__(self, browser, path, contents, width=1280, theme="light", motion="reduce", raw=True):
         self.browser, self.contents = browser, contents
         write_page(contents, path)
         resize(browser, width, theme=theme, motion=motion)
         browser.get_log("browser"), browser.get_log("performance")
         browser.get(path.as_uri())
+        if raw:
+            for selector in ("[value=attention]", "[name=withoutSpecial]", "[name=withoutGlobal]"):
+                self.click(selector)
 
     def run(self, script, *arguments):
         return self.browser.execute_script(script, *arguments)
@@ -175,15 +178,30 @@ def test_selectors(page):
     page.click("[value=relevance]")
     assert "red" in page.text("#measure") and not page.browser.find_element("id", "layer").is_enabled()
     relevant = page.maps("relevance", "vision_to_text")[3]
-    np.testing.assert_allclose(page.word_opacity(), relevant / relevant.max(), atol=4e-3)
+    np.testing.assert_allclose(page.word_opacity(), shine(relevant / relevant.sum(), 6), atol=4e-3)
     page.hover("h1")
     for found, name in ((page.word_opacity(), "words"), (page.region_opacity(), "regions")):
         all_of_them = np.array(page.contents["relevance"][name])
-        np.testing.assert_allclose(found, (all_of_them / all_of_them.max())[-len(found) :], atol=4e-3)
+        expected = shine(all_of_them / all_of_them.sum(), len(all_of_them))
+        np.testing.assert_allclose(found, expected[-len(found) :], atol=4e-3)
+
+
+def test_it_begins_with_relevance_and_without_what_is_special(browser, tmp_path):
+    page = Page(browser, tmp_path / "page.html", contents_of(), raw=False)
+    relevance = page.contents["relevance"]
+    words, regions = np.array(relevance["words"])[1:5], np.array(relevance["regions"])[1:]
+    np.testing.assert_allclose(page.word_opacity(), [0, *shine(words / words.sum(), 4), 0], atol=4e-3)
+    np.testing.assert_allclose(page.region_opacity(), shine(regions / regions.sum(), 3), atol=2e-3)
+    assert page.run("return [...document.querySelectorAll(':checked')].map((e) => e.name || e.value)") == [
+        *["direction", "measure", "", "", "withoutSpecial", "withoutGlobal", "entropy"]
+    ]
+    # A head is of raw attention.
+    page.click("#grid button")
+    assert "raw attention" in page.text("#measure") and page.run("return layer.value") == "0"
 
 
 def test_leaving_out(page):
-    page.click("#without_global")
+    page.click("[name=withoutGlobal]")
     page.hover("[data-word='2']")
     kept = page.maps()[..., 1:]
     expected = (kept / kept.sum(-1, keepdims=True)).mean((0, 1))[2]
@@ -194,7 +212,7 @@ def test_leaving_out(page):
     )
     np.testing.assert_allclose(shown.reshape(4, 6).sum(0), 1, atol=3e-3)
 
-    page.click("#without_special")
+    page.click("[name=withoutSpecial]")
     page.click("[value=vision_to_text]")
     page.hover(".box[data-region='2']")
     kept = page.maps(direction="vision_to_text")[..., 1:5]
@@ -380,7 +398,8 @@ def test_large_and_quick(browser, tmp_path):
         metrics = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
         return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
 
-    script = """const done = arguments[0], targets = [...document.querySelectorAll('[data-word], .box')];
+    script = """const done = arguments[0];
+        const targets = [...document.querySelectorAll('[data-word], .box')].filter((_, i) => i % 3 === 0);
         const next = (i) => {
           if (i === targets.length) return done(i);
           targets[i].dispatchEvent(new PointerEvent('pointerover', { bubbles: true }));
@@ -388,7 +407,7 @@ def test_large_and_quick(browser, tmp_path):
         };
         next(0);"""
     before, count = seconds(), browser.execute_async_script(script)
-    assert count == 60 and (seconds() - before) / count < 0.05
+    assert count == 20 and (seconds() - before) / count < 0.05
 
 
 def test_a_picture_is_made_smaller_and_stays_what_it_is():
@@ -396,10 +415,12 @@ def test_a_picture_is_made_smaller_and_stays_what_it_is():
         return Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
 
     random = np.random.default_rng(0)
-    photo = Image.fromarray(random.integers(0, 256, (40, 50, 3), dtype=np.uint8)).resize((3000, 2400))
-    assert opened(embedded_picture(photo)).size == (1000, 800) and opened(embedded_picture(photo)).format == "JPEG"
+    photo = Image.fromarray(random.integers(0, 256, (40, 50, 3), dtype=np.uint8)).resize((1500, 1200))
     drawing = Image.new("RGBA", (64, 48), (255, 0, 0, 255))
-    assert opened(embedded_picture(drawing)).format == "PNG" and opened(embedded_picture(drawing)).size == (64, 48)
+    for picture, kind, size in ((photo, "JPEG", (1000, 800)), (drawing, "PNG", (64, 48))):
+        found = opened(embedded_picture(picture))
+        assert (found.format, found.size) == (kind, size)
+    assert photo.size == (1500, 1200)
 
 
 @pytest.mark.parametrize(
