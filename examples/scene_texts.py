@@ -11,7 +11,7 @@ its neighbour what the old one shared. So a model that sees no image stays near 
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import permutations
+from itertools import permutations, product
 from random import Random
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from scene_facts import (
     SHAPES,
     SIZES,
     Caption,
+    Kind,
     Scene,
     Thing,
     attributes,
@@ -32,6 +33,7 @@ from scene_facts import (
     is_placed,
     may_say,
     mentions_of,
+    only_one,
     shared,
     with_article,
 )
@@ -136,12 +138,18 @@ def exchanges(caption: Caption) -> Iterator[tuple[Caption, str, str, str]]:
 # Questions with an answer in words
 
 
-def ask(random: Random, evenly: Evenly, scene: Scene, kinds: Mapping[str, Iterable[tuple[str, str]]]) -> Iterator[Item]:
-    """One question of each kind for which there is one."""
+def ask(
+    random: Random, evenly: Evenly, scene: Scene, kinds: Mapping[str, Iterable[tuple[str, str]]], times: int = 1
+) -> list[Item]:
+    """So many different questions of each kind for which there are as many."""
+    items = []
     for kind, candidates in kinds.items():
-        found = evenly.pick(random, kind, candidates)
-        if found is not None:
-            yield {"image_id": scene.image_id, "kind": kind, "question": found[1], "answer": found[0]}
+        left = list(candidates)
+        for _ in range(times):
+            if found := evenly.pick(random, kind, left):
+                left = [one for one in left if one[1] != found[1]]
+                items.append({"image_id": scene.image_id, "kind": kind, "question": found[1], "answer": found[0]})
+    return items
 
 
 def counting(scene: Scene) -> list[tuple[str, str]]:
@@ -184,11 +192,13 @@ def vqa(scenes: Sequence[Scene], random: Random) -> list[Item]:
 
 
 def gqa(scenes: Sequence[Scene], random: Random) -> list[Item]:
-    """Questions that take two steps: find one thing by its relation to another, then tell something of it."""
+    """Questions that take two steps: find one thing by where it is, then tell something of it.
+
+    Of those with only two answers there is one an image, since words alone give away half of them.
+    """
     evenly, items = Evenly(), []
     for scene in scenes:
         relative = [one for one in scene.pointings if "between" not in one.rest]
-        between = [one for one in scene.pointings if "between" in one.rest and one.noun in SHAPES]
         choices = []
         for subject, anchor in permutations(scene.things, 2):
             for names in (("left of", "right of"), ("above", "below")):
@@ -197,7 +207,7 @@ def gqa(scenes: Sequence[Scene], random: Random) -> list[Item]:
                 if held and may_say(scene.split, mentions):
                     question = f"is the {subject.name} {names[0]} or {names[1]} the {anchor.name}?"
                     choices.append((held[0].split()[0], question))
-        kinds = {
+        open_kinds = {
             "colour by relation": [
                 (one.thing.colour, f"what color is the {one.noun} {one.rest}?")
                 for one in relative
@@ -206,15 +216,34 @@ def gqa(scenes: Sequence[Scene], random: Random) -> list[Item]:
             "shape by relation": [
                 (one.thing.shape, f"what shape is {one.rest}?") for one in relative if one.noun == "shape"
             ],
-            "colour by place between": [
-                (one.thing.colour, f"what color is the {one.noun} {one.rest}?") for one in between
+            "colour by half": [
+                (thing.colour, f"what color is the {thing.shape} in the {half}?")
+                for thing, half in alone_in_half(scene, "shape")
             ],
+            "shape by half": [
+                (thing.shape, f"what shape is the {thing.colour} object in the {half}?")
+                for thing, half in alone_in_half(scene, "colour")
+            ],
+        }
+        two_answers = {
             "relation": choices,
             "size": [(thing.size, f"is the {thing.name} small or large?") for thing in scene.things],
-            "both": both_present(scene, random),
+            "both": list(both_present(scene, random)),
         }
-        items += ask(random, evenly, scene, kinds)
+        kind = random.choice([kind for kind, candidates in two_answers.items() if candidates])
+        items += ask(random, evenly, scene, open_kinds, times=2)
+        items += ask(random, evenly, scene, {kind: two_answers[kind]})
     return items
+
+
+def alone_in_half(scene: Scene, field: str) -> list[tuple[Thing, str]]:
+    """Each thing in a half of the image whose others of its colour, or shape, are clearly in the other half."""
+    found = []
+    for thing, half in product(scene.things, HALVES):
+        alike = [one for one in scene.things if getattr(one, field) == getattr(thing, field)]
+        if only_one(alike, [is_in_half(one, half) for one in alike]) is thing:
+            found.append((thing, half))
+    return found
 
 
 def both_present(scene: Scene, random: Random) -> Iterator[tuple[str, str]]:
@@ -274,13 +303,18 @@ class Question(NamedTuple):
 
 
 def vcr(scenes: Sequence[Scene], random: Random) -> list[Item]:
-    """Questions with four answers and four rationales, one right of each."""
+    """Questions with four answers and four rationales, one right of each; up to six an image."""
     evenly, items = Evenly(), []
     for scene in scenes:
         place = {thing: number for number, thing in enumerate(scene.things)}
-        for question in (colour_question(scene, random, evenly, place), place_question(scene, random, place)):
-            rationales = question and four_rationales(scene, random, question, place)
-            if rationales:
+        questions = [colour_question(scene, random, evenly, place) for _ in range(2)]
+        questions += [place_question(scene, random, place) for _ in range(4)]
+        asked: list[list] = []
+        for question in questions:
+            if question is None or question.text in asked:
+                continue
+            if rationales := four_rationales(scene, random, question, place):
+                asked.append(question.text)
                 answers, answer_label = shuffled(random, question.right, question.wrong)
                 rationales, rationale_label = shuffled(random, *rationales)
                 items.append(
@@ -334,24 +368,33 @@ def place_question(scene: Scene, random: Random, place: Mapping[Thing, int]) -> 
 def four_rationales(
     scene: Scene, random: Random, question: Question, place: Mapping[Thing, int]
 ) -> tuple[list, list[list]] | None:
-    """What size a question's thing has and where it is: as it is true, and as it is false in one or both."""
+    """What size a thing has, beside what it is, and how: two of the three are exchanged, in each of the four ways."""
     thing, found = question.thing, []
     for anchor in scene.things:
         for name, (axis, _) in RELATIONS.items():
-            mentions = sum((mentions_of(word, thing.kind, anchor.kind) for word in (name, OPPOSITE[name])), ())
-            new = anchor is not thing and axis != question.known_axis
-            if new and is_placed(thing, name, anchor) and may_say(scene.split, mentions):
-                found.append((name, anchor))
-    if not found:
-        return None
-    name, anchor = random.choice(found)
-    other = ["the", anchor.colour, [place[anchor]], "."]
-    right, *wrong = [
-        ["the", size, thing.colour, [place[thing]], "is", *word.split(), *other]
-        for size in sorted(SIZES, key=lambda size: size != thing.size)
-        for word in (name, OPPOSITE[name])
-    ]
-    return right, wrong
+            if anchor is not thing and axis != question.known_axis and is_placed(thing, name, anchor):
+                others = [
+                    colour
+                    for colour in COLOURS
+                    if not scene.counts[colour, anchor.shape]
+                    and shared((colour, anchor.shape), thing.kind) == shared(anchor.kind, thing.kind)
+                ]
+                found += [(name, anchor, colour) for colour in others]
+    random.shuffle(found)
+    for name, anchor, colour in found:
+        fields = {"size": (thing.size, SIZES[1 - SIZES.index(thing.size)])}
+        fields |= {"relation": (name, OPPOSITE[name]), "colour": (anchor.colour, colour)}
+        exchanged = random.sample(list(fields), 2)
+        options = [values if field in exchanged else values[:1] for field, values in fields.items()]
+        said = list(product(*options))
+        kinds = [(beside, anchor.shape) for beside in options[2]]
+        if may_say(scene.split, sum((mentions_of(word, thing.kind, *kinds) for word in options[1]), ())):
+            right, *wrong = [
+                ["the", size, thing.colour, [place[thing]], "is", *word.split(), "the", beside, [place[anchor]], "."]
+                for size, word, beside in said
+            ]
+            return right, wrong
+    return None
 
 
 def shuffled(random: Random, right: Any, wrong: Sequence[Any]) -> tuple[list, int]:
@@ -373,20 +416,13 @@ def visual_dialog(scenes: Sequence[Scene], random: Random) -> list[Item]:
         told = [noun[1:] for noun in caption.nouns]
         rounds: list[tuple[str, str]] = []
 
-        new = [thing for thing in scene.things if thing.kind not in told]
-        if subject:
-            new = [thing for thing in new if thing.shape != subject.shape]
-        for thing in random.sample(new, min(len(new), 1 if subject else 2)):
-            absent = scene.absent_like(thing.kind, told[0])
-            absent = [kind for kind in absent if shared(kind, told[1]) == shared(thing.kind, told[1])]
-            absent = [kind for kind in absent if not subject or kind[1] != subject.shape]
-            present = [("yes", thing.kind)] + [("no", kind) for kind in absent]
-            answer, kind = evenly.pick(random, "presence", present)
-            rounds.append((f"is there {with_article(' '.join(kind))}", answer))
+        new = [thing for thing in scene.things if thing.kind not in told and thing is not subject]
+        shapes = [(one.shape, f"what shape is the {one.colour} object") for one in new if scene.counts[one.colour] == 1]
+        if found := evenly.pick(random, "shape", shapes):
+            rounds.append(found[::-1])
         if subject:
             rounds.append((f"what color is the {subject.shape}", subject.colour))
             sizes = [(yes_or_no(subject.size == size), f"is it {size}") for size in SIZES]
-            rounds.append(evenly.pick(random, "size", sizes)[::-1])
             placed = [
                 (yes_or_no(holds), f"is it {relation} the {thing.name}")
                 for thing in scene.things
@@ -395,12 +431,12 @@ def visual_dialog(scenes: Sequence[Scene], random: Random) -> list[Item]:
                 and may_say(scene.split, mentions_of(relation, thing.kind))
                 and (holds := is_placed(subject, relation, thing)) is not None
             ]
-            if found := evenly.pick(random, "relation", placed):
-                rounds.append(found[::-1])
+            kind, candidates = random.choice([("size", sizes), ("relation", placed or sizes)])
+            rounds.append(evenly.pick(random, kind, candidates)[::-1])
         # Of what the caption names there is one at least, whatever is asked.
         named = {noun for colour, shape in told for noun in (f"{colour} shapes", SHAPES[shape])}
         numbers = [(number, f"how many {noun} are there") for number, noun in counting(scene) if noun in named]
-        for _ in range(1 if len(rounds) > 1 else 2):
+        for _ in range(max(1, 3 - len(rounds))):
             if found := evenly.pick(random, "number", numbers):
                 rounds.append(found[::-1])
                 numbers.remove(found)
@@ -433,6 +469,7 @@ def subject_and_caption(scene: Scene, random: Random, evenly: Evenly) -> tuple[T
 DIALOG_ANSWERS = [
     {"yes": "yes indeed", "no": "not at all"},
     {colour: f"it is {colour}" for colour in COLOURS},
+    {shape: f"it is {with_article(shape)}" for shape in SHAPES},
     {str(number): f"{'there is' if number == 1 else 'there are'} {number}" for number in range(5)},
 ]
 
@@ -590,37 +627,41 @@ def guesswhat_pointing(scenes: Sequence[Scene], random: Random) -> list[Item]:
     return items
 
 
-def game_questions(scene: Scene) -> list[tuple[str, list[bool | None]]]:
-    """Questions with their answers for each thing."""
+def game_questions(scene: Scene) -> dict[str, list[tuple[str, list[bool | None]]]]:
+    """Questions by what they are about, with their answers for each thing."""
     things = scene.things
-    questions = [(f"is it {with_article(shape)}?", [thing.shape == shape for thing in things]) for shape in SHAPES]
-    questions += [(f"is it {colour}?", [thing.colour == colour for thing in things]) for colour in COLOURS]
-    questions += [(f"is it {size}?", [thing.size == size for thing in things]) for size in SIZES]
-    questions += [(f"is it in the {half}?", [is_in_half(thing, half) for thing in things]) for half in HALVES]
-    for anchor in things:
-        for name in RELATIONS:
-            if may_say(scene.split, mentions_of(name, anchor.kind)):
-                truths = [is_placed(thing, name, anchor) if thing is not anchor else False for thing in things]
-                questions.append((f"is it {name} the {anchor.name}?", truths))
-    return questions
+    placed = []
+    for anchor, name in product(things, RELATIONS):
+        if may_say(scene.split, mentions_of(name, anchor.kind)):
+            truths = [is_placed(thing, name, anchor) if thing is not anchor else False for thing in things]
+            placed.append((f"is it {name} the {anchor.name}?", truths))
+    return {
+        "shape": [(f"is it {with_article(one)}?", [thing.shape == one for thing in things]) for one in SHAPES],
+        "colour": [(f"is it {one}?", [thing.colour == one for thing in things]) for one in COLOURS],
+        "size": [(f"is it {one}?", [thing.size == one for thing in things]) for one in SIZES],
+        "half": [(f"is it in the {one}?", [is_in_half(thing, one) for thing in things]) for one in HALVES],
+        "relation": placed,
+    }
 
 
-def play(scene: Scene, target: Thing, questions: list, random: Random) -> list[tuple[str, str]] | None:
+def play(scene: Scene, target: Thing, questions: dict[str, list], random: Random) -> list[tuple[str, str]] | None:
     """Questions and answers, each of which rules something out as long as more than one thing is left."""
     own = scene.things.index(target)
     left, turns, asked = set(range(len(scene.things))), [], set()
     while len(turns) < 5 and (len(left) > 1 or len(turns) < 3):
-        useful = []
-        for text, truths in questions:
-            kept = {one for one in left if truths[one] == truths[own]}
-            clear = None not in [truths[one] for one in left]
-            # Of the anchor itself nobody would ask where it lies.
-            fitting = clear and text not in asked and not text.endswith(f"the {target.name}?")
-            if fitting and (len(left) == 1 or len(kept) < len(left)):
-                useful.append((text, truths[own], kept))
+        useful: dict[str, list] = {}
+        for kind, of_kind in questions.items():
+            for text, truths in of_kind:
+                kept = {one for one in left if truths[one] == truths[own]}
+                clear = None not in [truths[one] for one in left]
+                # Of the anchor itself nobody would ask where it lies.
+                fitting = clear and text not in asked and not text.endswith(f"the {target.name}?")
+                if fitting and (len(left) == 1 or len(kept) < len(left)):
+                    useful.setdefault(kind, []).append((text, truths[own], kept))
         if not useful:
             return None
-        text, truth, left = random.choice(useful)
+        # What it is about first, so that relations, of which there are most, do not crowd out the rest.
+        text, truth, left = random.choice(useful[random.choice(list(useful))])
         asked.add(text)
         turns.append((text, "Yes" if truth else "No"))
     return turns if len(left) == 1 else None
@@ -708,15 +749,15 @@ def hateful_memes(scenes: Sequence[Scene], random: Random) -> list[Item]:
 
 
 def nlvr2(scenes: Sequence[Scene], random: Random) -> list[Item]:
-    """Each image as the left one of a pair, with a true and a false sentence of the same form."""
+    """Each image as the left one of a pair, with two true and two false sentences; a false one for each of its form."""
     items = []
-    forms = [contained_in_both, contained_in_each, counted_together, more_in_one, placed_in_one]
     for number, left in enumerate(scenes):
         for _ in range(50):
-            right, form = random.choice(scenes), random.choice(forms)
-            found = form(left, right, random) if right is not left else None
-            if found is not None:
-                sentences = list(zip(found, (True, False)))
+            right = random.choice(scenes)
+            forms = random.sample(PAIR_FORMS, 2)
+            found = [form(left, right, random) if right is not left else None for form in forms]
+            if None not in found and len({text for pair in found for text in pair}) == 4:
+                sentences = [sentence for pair in found for sentence in zip(pair, (True, False))]
                 random.shuffle(sentences)
                 items.append(
                     {
@@ -729,17 +770,56 @@ def nlvr2(scenes: Sequence[Scene], random: Random) -> list[Item]:
     return items
 
 
-def contained_in_both(left: Scene, right: Scene, random: Random) -> tuple[str, str] | None:
-    common = [thing.name for thing in left.things if right.counts[thing.kind]]
-    single = [
-        thing.name
+def named(kinds: Sequence[Kind], random: Random) -> str:
+    return with_article(" ".join(random.choice(kinds)))
+
+
+def in_one_only(left: Scene, right: Scene) -> list[Kind]:
+    return [
+        thing.kind
         for one, other in ((left, right), (right, left))
         for thing in one.things
         if not other.counts[thing.kind]
     ]
-    if not common or not single:
+
+
+def in_neither(left: Scene, right: Scene) -> list[Kind]:
+    """Kinds that one image might have: it has their colour, and their shape."""
+    return [kind for kind in left.absent + right.absent if not left.counts[kind] and not right.counts[kind]]
+
+
+def contained_in_one(left: Scene, right: Scene, random: Random) -> tuple[str, str] | None:
+    """False where neither image contains it."""
+    single, absent = in_one_only(left, right), in_neither(left, right)
+    if not single or not absent:
         return None
-    return tuple(f"both images contain {with_article(random.choice(names))}" for names in (common, single))
+    return tuple(f"there is {named(kinds, random)} in one of the two images" for kinds in (single, absent))
+
+
+def contained_in_side(left: Scene, right: Scene, random: Random) -> tuple[str, str] | None:
+    """False where only the other image contains it, or neither."""
+    absent = in_neither(left, right)
+    sides = {"left": (left, right), "right": (right, left)}
+    texts = []
+    for truth in (True, False):
+        side = random.choice(list(sides))
+        this, other = sides[side] if truth else sides[side][::-1]
+        kinds = [thing.kind for thing in this.things if not other.counts[thing.kind]]
+        if not truth and random.random() < 0.5:
+            kinds = absent
+        if not kinds:
+            return None
+        texts.append(f"the {side} image contains {named(kinds, random)}")
+    return tuple(texts)
+
+
+def contained_in_both(left: Scene, right: Scene, random: Random) -> tuple[str, str] | None:
+    """False where only one contains it, or neither."""
+    common = [thing.kind for thing in left.things if right.counts[thing.kind]]
+    other = random.choice([in_one_only, in_neither])(left, right)
+    if not common or not other:
+        return None
+    return tuple(f"both images contain {named(kinds, random)}" for kinds in (common, other))
 
 
 def contained_in_each(left: Scene, right: Scene, random: Random) -> tuple[str, str] | None:
@@ -794,6 +874,12 @@ def placed_in_one(left: Scene, right: Scene, random: Random) -> tuple[str, str] 
         texts.append(f"in the {side} image , the {random.choice(found)}")
     return tuple(texts)
 
+
+# What is said of two images; what is seen at a glance more often than what has to be counted or compared.
+PAIR_FORMS = [
+    *(contained_in_one, contained_in_side, contained_in_both) * 2,
+    *(contained_in_each, more_in_one, counted_together, placed_in_one),
+]
 
 # Task -> what makes its items. VCR's two tasks are about the same questions.
 ITEMS = {

@@ -167,6 +167,13 @@ def half(thing, word):
     return clearly({"left": 64 - x, "right": x - 64, "upper": 48 - y, "lower": y - 48}[word])
 
 
+def in_half(things, words, name):
+    """The one thing of those words that is in the half; the others are clearly in the other."""
+    verdicts = [(half(one, name), one) for one in fit(things, words)]
+    assert len(verdicts) > 1 and None not in [verdict for verdict, _ in verdicts]
+    return only([one for verdict, one in verdicts if verdict])
+
+
 def yes_or_no(verdict):
     assert verdict is not None
     return "yes" if verdict else "no"
@@ -179,6 +186,8 @@ QUESTIONS = [
         lambda t, *a: pointed_at(t, *a)["colour"],
     ),
     (r"what shape is ((?:left|right|above|below|between).+)", lambda t, rest: pointed_at(t, "shape", rest)["shape"]),
+    (r"what color is the (\w+) in the (\w+) half", lambda t, *a: in_half(t, *a)["colour"]),
+    (r"what shape is the (\w+ object) in the (\w+) half", lambda t, *a: in_half(t, *a)["shape"]),
     (r"what color is (?:the )?(.+)", lambda t, words: only(fit(t, words))["colour"]),
     (r"what shape is the (.+)", lambda t, words: only(fit(t, words))["shape"]),
     (r"what shape is (\w+) and (\w+)", lambda t, *words: only(fit(t, " ".join(words)))["shape"]),
@@ -371,6 +380,14 @@ def test_statements(split, rows, facts):
 
 NUMBERS = "two three four five six seven eight nine ten".split()
 PAIRS = [
+    (
+        r"the (left|right) image contains (an? .+)",
+        lambda a, b, side, words: bool(fit(a if side == "left" else b, words)),
+    ),
+    (
+        r"there is (an? .+) in one of the two images",
+        lambda a, b, words: bool(fit(a, words)) != bool(fit(b, words)),
+    ),
     (r"both images contain (.+)", lambda a, b, words: all(fit(one, words) for one in (a, b))),
     (
         r"one image contains (.+) and the other contains (.+)",
