@@ -8,7 +8,8 @@ all tasks can be tried from end to end in minutes, with the readers, metrics and
 a model scores here tells whether it can learn such things, and nothing about photos.
 
 1. Scenes are drawn: images, and `scenes.json` with the facts.
-2. Texts are made of the facts (`scene_texts.py`) and written in official layouts (`scene_annotations.py`).
+2. Texts are made of the facts (`scene_texts.py`, `scene_questions.py`) and written in official layouts
+   (`scene_annotations.py`).
 3. Two stores of regions are written: `regions`, what a detector might have found, with class distributions; and
    `objects`, the true boxes. The features of a region are its own pixels.
 

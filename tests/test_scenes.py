@@ -278,6 +278,9 @@ def test_choices_of_vcr(split, rows, facts):
         verdicts = [holds(things, choice) for choice in row["text_pair"]]
         assert [verdict is True for verdict in verdicts] == [number == row["label"] for number in range(4)], row
         assert None not in verdicts
+        # None stands out: each word stands in all four, or in two.
+        for words in zip(*(choice.split() for choice in row["text_pair"]), strict=True):
+            assert set(Counter(words).values()) in ({4}, {2}), row
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -512,6 +515,11 @@ def test_classes_are_even(split, rows):
     }.items():
         counts = Counter(row["label"] for row in rows(task, split))
         assert max(counts.values()) / counts.total() <= most + 1e-9, (task, counts)
+    # Of questions with two answers words give away half.
+    answers = Counter(row["answers"][0] for row in rows("gqa", split))
+    assert max(answers.values()) / answers.total() < 0.2
+    dialogs = Counter(row["text_pair"][row["label"]] for row in rows("visual_dialog", split))
+    assert (dialogs["yes"] + dialogs["no"]) / dialogs.total() < 0.45
     answers = Counter(row["answers"][int(np.argmax(row["scores"]))] for row in rows("vqa", split))
     assert abs(answers["yes"] - answers["no"]) <= 2
     numbers = [answers[number] for number in "01234"]
