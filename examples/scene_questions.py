@@ -218,9 +218,10 @@ def genome_qa(scenes: Sequence[Scene], random: Random) -> list[Item]:
 
 
 class Question(NamedTuple):
-    """Of VCR: tokens, in which [0] is the first thing; the question is about `thing`, and tells of one axis or none."""
+    """Of VCR: tokens, in which [0] is the first thing. It is about `thing`, which lies beside `anchor`, if any."""
 
     thing: Thing
+    anchor: Thing | None
     known_axis: int | None
     text: list
     right: list
@@ -267,7 +268,7 @@ def colour_question(scene: Scene, random: Random, evenly: Evenly, place: Mapping
     # Colours of the picture are the harder choices.
     wrong.sort(key=lambda one: not scene.counts[one])
     right, *wrong = [["it", "is", one, "."] for one in (colour, *wrong[:3])]
-    return Question(thing, None, ["what", "color", "is", [place[thing]], "?"], right, wrong)
+    return Question(thing, None, None, ["what", "color", "is", [place[thing]], "?"], right, wrong)
 
 
 def place_question(scene: Scene, random: Random, place: Mapping[Thing, int]) -> Question | None:
@@ -286,7 +287,7 @@ def place_question(scene: Scene, random: Random, place: Mapping[Thing, int]) -> 
         if len(wrong) >= 3:
             text = ["what", "is", *relation.split(), "the", anchor.colour, [place[anchor]], "?"]
             answer = ["the", thing.colour, [place[thing]], "."]
-            return Question(thing, RELATIONS[relation][0], text, answer, random.sample(wrong, 3))
+            return Question(thing, anchor, RELATIONS[relation][0], text, answer, random.sample(wrong, 3))
     return None
 
 
@@ -295,14 +296,16 @@ def four_rationales(
 ) -> tuple[list, list[list]] | None:
     """What size a thing has, beside what it is, and how: two of the three are exchanged, in each of the four ways."""
     thing, found = question.thing, []
-    for anchor in scene.things:
+    told = [one for one in (thing, question.anchor) if one is not None]
+    # What the question names is there: it would be the right one.
+    for anchor in [one for one in scene.things if one not in told]:
         for name, (axis, _) in RELATIONS.items():
-            if anchor is not thing and axis != question.known_axis and is_placed(thing, name, anchor):
+            if axis != question.known_axis and is_placed(thing, name, anchor):
                 others = [
                     colour
                     for colour in COLOURS
                     if not scene.counts[colour, anchor.shape]
-                    and shared((colour, anchor.shape), thing.kind) == shared(anchor.kind, thing.kind)
+                    and all(shared((colour, anchor.shape), one.kind) == shared(anchor.kind, one.kind) for one in told)
                 ]
                 found += [(name, anchor, colour) for colour in others]
     random.shuffle(found)
