@@ -77,15 +77,15 @@ def main():
                 max_steps=options.steps,
                 per_device_train_batch_size=64,
                 per_device_eval_batch_size=256,
-                # Few weights, and a new head, take larger steps than a trained trunk.
-                learning_rate=4e-4 if layers == "" else 3e-3,
+                # Few weights take larger steps.
+                learning_rate=1e-3 if layers == "" else 3e-3,
                 warmup_steps=0.1,
                 seed=seed,
                 use_cpu=not torch.cuda.is_available(),
                 report_to="none",
                 save_strategy="no",
             )
-            trainer = ViLBertTrainer(model, arguments, data.collator, data.train, head_learning_rate=3e-3)
+            trainer = ViLBertTrainer(model, arguments, data.collator, data.train)
             trainer.train()
             found = data.measure(trainer.predict(data.evaluation))
             scores.append(next(iter(found.values())))

@@ -359,7 +359,7 @@ def contact_sheet(folder: str | Path, path: str | Path, split: str = "test"):
             images = tuple(names[one] for one in (image if isinstance(image, list) else [image]))
             rows.setdefault(task, {}).setdefault(images, []).append(row)
     # Three pairs, and nine images of which most is said, with a third of their texts each.
-    pairs = [(images, [("nlvr2", row) for row in found]) for images, found in rows.pop("nlvr2").items()][:3]
+    pairs = [(images, [("nlvr2", row) for row in found[:3]]) for images, found in rows.pop("nlvr2").items()][:3]
     tasks, single = list(rows), []
     for images in sorted(rows["retrieval_coco"], key=lambda one: -sum(one in of_task for of_task in rows.values()))[:9]:
         chosen = [task for task in tasks[len(single) % 3 :: 3] if images in rows[task]]
