@@ -37,6 +37,9 @@ class Options(SceneOptions):
     model: str | None = field(
         default=None, metadata={"help": "folder of a model to start from; default: a small new one"}
     )
+    head_learning_rate: float | None = field(
+        default=3e-3, metadata={"help": "of the heads, which are new; --learning_rate is the trunk's"}
+    )
     order: str = field(default="round_robin", metadata={"choices": list(ORDERS), "help": "which task comes next"})
     temperature: float = field(default=1.0, metadata={"help": "above 1, small tasks come more often"})
     stop_and_go: bool = field(default=True, metadata={"help": "let tasks rest that do not get better"})
@@ -64,7 +67,7 @@ def main():
         lambda options: {
             "output_dir": "runs/finetune_multitask",
             "num_train_epochs": 8,
-            "learning_rate": 1e-3,
+            "learning_rate": 4e-4,
             "per_device_train_batch_size": 32,
             "per_device_eval_batch_size": 16,
             "eval_strategy": "epoch",
@@ -100,6 +103,7 @@ def main():
         options.temperature,
         stop_and_go=StopAndGo() if options.stop_and_go else None,
         processing_class=processor,
+        head_learning_rate=options.head_learning_rate,
     )
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     trainer.save_model()

@@ -7,63 +7,46 @@ data sets. What is true of a scene, and what its split may say: `scene_facts`.
 True and false texts are worded alike. Truth is drawn first and the text afterwards, from texts that are as frequent
 among the true as among the false: where a thing is replaced by one that is not in the picture, the new one shares with
 its neighbour what the old one shared. So a model that sees no image stays near chance.
+
+Here: captions, expressions for boxes, statements of one image and of two. In `scene_questions`: questions, choices and
+guessing games. `ITEMS` at the end has all.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import permutations
 from random import Random
-from typing import Any, NamedTuple
 
 from scene_facts import (
     COLOURS,
-    HALVES,
     OPPOSITE,
     RELATIONS,
     SHAPES,
     SIZES,
     Caption,
+    Kind,
     Scene,
     Thing,
     attributes,
     draw_captions,
     extremes,
-    is_in_half,
-    is_placed,
     may_say,
     mentions_of,
     shared,
     with_article,
 )
+from scene_questions import (
+    Item,
+    genome_qa,
+    gqa,
+    guesswhat_answers,
+    guesswhat_pointing,
+    vcr,
+    visual_dialog,
+    vqa,
+)
 
 
-YES_NO = ("yes", "no")
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
-
-Item = dict[str, Any]
-
-
-class Evenly:
-    """Draws an answer that was given least so far, then one of the texts that have it."""
-
-    def __init__(self):
-        self.given = Counter()
-
-    def pick(self, random: Random, kind: str, candidates: Iterable[tuple[str, Any]]) -> tuple[str, Any] | None:
-        """One of the pairs of an answer and a text, or None if there are none. Answers are even within a `kind`."""
-        by_answer: dict[str, list] = {}
-        for answer, text in candidates:
-            by_answer.setdefault(answer, []).append(text)
-        if not by_answer:
-            return None
-        least = min(self.given[kind, answer] for answer in by_answer)
-        answer = random.choice([answer for answer in by_answer if self.given[kind, answer] == least])
-        self.given[kind, answer] += 1
-        return answer, random.choice(by_answer[answer])
-
-
-def yes_or_no(truth: bool) -> str:
-    return "yes" if truth else "no"
 
 
 # Captions
@@ -133,322 +116,6 @@ def exchanges(caption: Caption) -> Iterator[tuple[Caption, str, str, str]]:
             yield Caption(caption.nouns, tuple(relations)), "relation", old.split()[0], new.split()[0]
 
 
-# Questions with an answer in words
-
-
-def ask(random: Random, evenly: Evenly, scene: Scene, kinds: Mapping[str, Iterable[tuple[str, str]]]) -> Iterator[Item]:
-    """One question of each kind for which there is one."""
-    for kind, candidates in kinds.items():
-        found = evenly.pick(random, kind, candidates)
-        if found is not None:
-            yield {"image_id": scene.image_id, "kind": kind, "question": found[1], "answer": found[0]}
-
-
-def counting(scene: Scene) -> list[tuple[str, str]]:
-    """Up to four of a shape or of a colour, or none; with the number as digits."""
-    words = [(shape, plural) for shape, plural in SHAPES.items()]
-    words += [(colour, f"{colour} shapes") for colour in COLOURS]
-    return [(str(scene.counts[word]), noun) for word, noun in words if scene.counts[word] <= 4]
-
-
-def vqa(scenes: Sequence[Scene], random: Random) -> list[Item]:
-    """Colours, shapes, presence, relations and numbers; ten people answer, and one or two of them may be wrong."""
-    evenly, items = Evenly(), []
-    for scene in scenes:
-        counts = scene.counts
-        kinds = {
-            "colour": [
-                (thing.colour, f"what color is the {thing.shape}?")
-                for thing in scene.things
-                if counts[thing.shape] == 1
-            ],
-            "shape": [
-                (thing.shape, f"what shape is the {thing.colour} object?")
-                for thing in scene.things
-                if counts[thing.colour] == 1
-            ],
-            "presence": [("yes", f"is there {with_article(thing.name)}?") for thing in scene.things]
-            + [("no", f"is there {with_article(' '.join(kind))}?") for kind in scene.absent],
-            "relation": [(yes_or_no(one.holds), f"is the {one.text.replace(' is ', ' ')}?") for one in scene.relations],
-            "number": [(answer, f"how many {noun} are there?") for answer, noun in counting(scene)],
-        }
-        items += ask(random, evenly, scene, kinds)
-    pools = {"colour": list(COLOURS), "shape": list(SHAPES), "number": list("01234")}
-    for item in items:
-        wrong = [answer for answer in pools.get(item["kind"], YES_NO) if answer != item["answer"]]
-        humans = [item["answer"]] * 10
-        for place in random.sample(range(10), random.choice([0, 0, 1, 2])):
-            humans[place] = random.choice(wrong)
-        item["human_answers"] = humans
-    return items
-
-
-def gqa(scenes: Sequence[Scene], random: Random) -> list[Item]:
-    """Questions that take two steps: find one thing by its relation to another, then tell something of it."""
-    evenly, items = Evenly(), []
-    for scene in scenes:
-        relative = [one for one in scene.pointings if "between" not in one.rest]
-        between = [one for one in scene.pointings if "between" in one.rest and one.noun in SHAPES]
-        choices = []
-        for subject, anchor in permutations(scene.things, 2):
-            for names in (("left of", "right of"), ("above", "below")):
-                mentions = sum((mentions_of(name, subject.kind, anchor.kind) for name in names), ())
-                held = [name for name in names if is_placed(subject, name, anchor)]
-                if held and may_say(scene.split, mentions):
-                    question = f"is the {subject.name} {names[0]} or {names[1]} the {anchor.name}?"
-                    choices.append((held[0].split()[0], question))
-        kinds = {
-            "colour by relation": [
-                (one.thing.colour, f"what color is the {one.noun} {one.rest}?")
-                for one in relative
-                if one.noun.split()[0] not in COLOURS
-            ],
-            "shape by relation": [
-                (one.thing.shape, f"what shape is {one.rest}?") for one in relative if one.noun == "shape"
-            ],
-            "colour by place between": [
-                (one.thing.colour, f"what color is the {one.noun} {one.rest}?") for one in between
-            ],
-            "relation": choices,
-            "size": [(thing.size, f"is the {thing.name} small or large?") for thing in scene.things],
-            "both": both_present(scene, random),
-        }
-        items += ask(random, evenly, scene, kinds)
-    return items
-
-
-def both_present(scene: Scene, random: Random) -> Iterator[tuple[str, str]]:
-    """Whether two things are there: for every pair that is, one in which one of the two is not."""
-    for first, second in permutations(scene.things, 2):
-        absent = scene.absent_like(second.kind, first.kind)
-        if absent:
-            pair = [with_article(first.name), with_article(" ".join(random.choice(absent)))]
-            random.shuffle(pair)
-            yield "yes", f"are there both {with_article(first.name)} and {with_article(second.name)}?"
-            yield "no", f"are there both {pair[0]} and {pair[1]}?"
-
-
-def genome_qa(scenes: Sequence[Scene], random: Random) -> list[Item]:
-    """Short questions about attributes, numbers and places."""
-    evenly, items = Evenly(), []
-    for scene in scenes:
-        counts = scene.counts
-        kinds = {
-            "colour": [
-                (thing.colour, f"what color is the {thing.size} {thing.shape}?")
-                for thing in scene.things
-                if counts[thing.size, thing.shape] == 1
-            ],
-            "shape": [
-                (thing.shape, f"what shape is {thing.size} and {thing.colour}?")
-                for thing in scene.things
-                if counts[thing.size, thing.colour] == 1
-            ],
-            "number": [(str(len(scene.things)), "how many shapes are there?")],
-            "side": [
-                (half.split()[0], f"on which side is the {thing.name}?")
-                for thing in scene.things
-                for half in ("left half", "right half")
-                if is_in_half(thing, half)
-            ],
-            "size": [
-                (yes_or_no(one.size == other.size), f"are the {one.name} and the {other.name} the same size?")
-                for one, other in permutations(scene.things, 2)
-            ],
-        }
-        items += ask(random, evenly, scene, kinds)
-    return items
-
-
-# Choices
-
-
-class Question(NamedTuple):
-    """Of VCR: tokens, in which [0] is the first thing; the question is about `thing`, and tells of one axis or none."""
-
-    thing: Thing
-    known_axis: int | None
-    text: list
-    right: list
-    wrong: list[list]
-
-
-def vcr(scenes: Sequence[Scene], random: Random) -> list[Item]:
-    """Questions with four answers and four rationales, one right of each."""
-    evenly, items = Evenly(), []
-    for scene in scenes:
-        place = {thing: number for number, thing in enumerate(scene.things)}
-        for question in (colour_question(scene, random, evenly, place), place_question(scene, random, place)):
-            rationales = question and four_rationales(scene, random, question, place)
-            if rationales:
-                answers, answer_label = shuffled(random, question.right, question.wrong)
-                rationales, rationale_label = shuffled(random, *rationales)
-                items.append(
-                    {
-                        "image_id": scene.image_id,
-                        "objects": [one.shape for one in scene.things],
-                        "question": question.text,
-                        "answers": answers,
-                        "answer_label": answer_label,
-                        "rationales": rationales,
-                        "rationale_label": rationale_label,
-                    }
-                )
-    return items
-
-
-def colour_question(scene: Scene, random: Random, evenly: Evenly, place: Mapping[Thing, int]) -> Question | None:
-    found = evenly.pick(
-        random, "colour", [(thing.colour, thing) for thing in scene.things if scene.counts[thing.shape] == 1]
-    )
-    if found is None:
-        return None
-    colour, thing = found
-    wrong = [one for one in random.sample(list(COLOURS), len(COLOURS)) if one != colour]
-    # Colours of the picture are the harder choices.
-    wrong.sort(key=lambda one: not scene.counts[one])
-    right, *wrong = [["it", "is", one, "."] for one in (colour, *wrong[:3])]
-    return Question(thing, None, ["what", "color", "is", [place[thing]], "?"], right, wrong)
-
-
-def place_question(scene: Scene, random: Random, place: Mapping[Thing, int]) -> Question | None:
-    anchored = [(relation, anchor) for relation in RELATIONS for anchor in scene.things]
-    anchored = [one for one in anchored if may_say(scene.split, mentions_of(one[0], one[1].kind))]
-    for relation, anchor in random.sample(anchored, len(anchored)):
-        others = [thing for thing in scene.things if thing is not anchor]
-        right = [thing for thing in others if is_placed(thing, relation, anchor)]
-        if not right:
-            continue
-        thing = random.choice(right)
-        wrong = [["the", one.colour, [place[one]], "."] for one in others if is_placed(one, relation, anchor) is False]
-        # All of one sort, so that the right one does not stand out.
-        if len(wrong) < 3:
-            wrong = [["the", *kind, "."] for kind in scene.absent_like(thing.kind, anchor.kind)]
-        if len(wrong) >= 3:
-            text = ["what", "is", *relation.split(), "the", anchor.colour, [place[anchor]], "?"]
-            answer = ["the", thing.colour, [place[thing]], "."]
-            return Question(thing, RELATIONS[relation][0], text, answer, random.sample(wrong, 3))
-    return None
-
-
-def four_rationales(
-    scene: Scene, random: Random, question: Question, place: Mapping[Thing, int]
-) -> tuple[list, list[list]] | None:
-    """What size a question's thing has and where it is: as it is true, and as it is false in one or both."""
-    thing, found = question.thing, []
-    for anchor in scene.things:
-        for name, (axis, _) in RELATIONS.items():
-            mentions = sum((mentions_of(word, thing.kind, anchor.kind) for word in (name, OPPOSITE[name])), ())
-            new = anchor is not thing and axis != question.known_axis
-            if new and is_placed(thing, name, anchor) and may_say(scene.split, mentions):
-                found.append((name, anchor))
-    if not found:
-        return None
-    name, anchor = random.choice(found)
-    other = ["the", anchor.colour, [place[anchor]], "."]
-    right, *wrong = [
-        ["the", size, thing.colour, [place[thing]], "is", *word.split(), *other]
-        for size in sorted(SIZES, key=lambda size: size != thing.size)
-        for word in (name, OPPOSITE[name])
-    ]
-    return right, wrong
-
-
-def shuffled(random: Random, right: Any, wrong: Sequence[Any]) -> tuple[list, int]:
-    """The choices in random order, and the place of the right one."""
-    choices = list(wrong)
-    label = random.randint(0, len(choices))
-    choices.insert(label, right)
-    return choices, label
-
-
-def visual_dialog(scenes: Sequence[Scene], random: Random) -> list[Item]:
-    """A caption and three to five rounds; "it" is what the round before was about. Ten answers to choose from.
-
-    What was said before tells no answer, and hardly hints at one.
-    """
-    evenly, items = Evenly(), []
-    for scene in scenes:
-        subject, caption = subject_and_caption(scene, random, evenly)
-        told = [noun[1:] for noun in caption.nouns]
-        rounds: list[tuple[str, str]] = []
-
-        new = [thing for thing in scene.things if thing.kind not in told]
-        if subject:
-            new = [thing for thing in new if thing.shape != subject.shape]
-        for thing in random.sample(new, min(len(new), 1 if subject else 2)):
-            absent = scene.absent_like(thing.kind, told[0])
-            absent = [kind for kind in absent if shared(kind, told[1]) == shared(thing.kind, told[1])]
-            absent = [kind for kind in absent if not subject or kind[1] != subject.shape]
-            present = [("yes", thing.kind)] + [("no", kind) for kind in absent]
-            answer, kind = evenly.pick(random, "presence", present)
-            rounds.append((f"is there {with_article(' '.join(kind))}", answer))
-        if subject:
-            rounds.append((f"what color is the {subject.shape}", subject.colour))
-            sizes = [(yes_or_no(subject.size == size), f"is it {size}") for size in SIZES]
-            rounds.append(evenly.pick(random, "size", sizes)[::-1])
-            placed = [
-                (yes_or_no(holds), f"is it {relation} the {thing.name}")
-                for thing in scene.things
-                for relation in RELATIONS
-                if thing.kind in told
-                and may_say(scene.split, mentions_of(relation, thing.kind))
-                and (holds := is_placed(subject, relation, thing)) is not None
-            ]
-            if found := evenly.pick(random, "relation", placed):
-                rounds.append(found[::-1])
-        # Of what the caption names there is one at least, whatever is asked.
-        named = {noun for colour, shape in told for noun in (f"{colour} shapes", SHAPES[shape])}
-        numbers = [(number, f"how many {noun} are there") for number, noun in counting(scene) if noun in named]
-        for _ in range(1 if len(rounds) > 1 else 2):
-            if found := evenly.pick(random, "number", numbers):
-                rounds.append(found[::-1])
-                numbers.remove(found)
-        if len(rounds) >= 3:
-            said = [
-                {"question": question, "answer": answer, **answer_options(random, answer)}
-                for question, answer in rounds
-            ]
-            items.append({"image_id": scene.image_id, "caption": caption.text, "rounds": said})
-    return items
-
-
-def subject_and_caption(scene: Scene, random: Random, evenly: Evenly) -> tuple[Thing | None, Caption]:
-    """What to talk about, the only one of its shape, if there is one; and a caption about other things.
-
-    The colours of a scene often repeat: only three times in ten may those of the caption hint at the subject's.
-    """
-    captions = scene.captions.get("pair") or draw_captions(scene, random, 1)
-    alike, apart = [], []
-    for caption in captions:
-        for thing in scene.things:
-            if scene.counts[thing.shape] == 1 and thing.kind not in [noun[1:] for noun in caption.nouns]:
-                hinted = thing.colour in [noun.colour for noun in caption.nouns]
-                (alike if hinted else apart).append((thing.colour, (thing, caption)))
-    found = evenly.pick(random, "colour", alike if random.random() < 0.3 else apart)
-    return found[1] if found else (None, random.choice(captions))
-
-
-# Answers of dialogues, those of a question together, and a longer way to say each.
-DIALOG_ANSWERS = [
-    {"yes": "yes indeed", "no": "not at all"},
-    {colour: f"it is {colour}" for colour in COLOURS},
-    {str(number): f"{'there is' if number == 1 else 'there are'} {number}" for number in range(5)},
-]
-
-
-def answer_options(random: Random, answer: str) -> Item:
-    """Five answers in both forms. People say the short one; judges were half content with the longer one, too."""
-    alike = next(pool for pool in DIALOG_ANSWERS if answer in pool)
-    longer = {short: long for pool in DIALOG_ANSWERS for short, long in pool.items()}
-    wrong = random.sample([other for other in alike if other != answer], min(4, len(alike) - 1))
-    wrong += random.sample([other for other in longer if other not in alike], 4 - len(wrong))
-    options = [form for one in (answer, *wrong) for form in (one, longer[one])]
-    random.shuffle(options)
-    relevance = [1.0 if option == answer else 0.5 if option == longer[answer] else 0.0 for option in options]
-    return {"options": options, "label": options.index(answer), "relevance": relevance}
-
-
 # Boxes
 
 
@@ -514,116 +181,6 @@ def visual7w(scenes: Sequence[Scene], random: Random) -> list[Item]:
                     }
                 )
     return items
-
-
-# Guessing games
-
-
-def game(scene: Scene, target: Thing, turns: list[tuple[str, str]], status: str = "success") -> Item:
-    return {
-        "image_id": scene.image_id,
-        "object": scene.things.index(target),
-        "boxes": [list(thing.box) for thing in scene.things],
-        "categories": [thing.shape for thing in scene.things],
-        "turns": [list(turn) for turn in turns],
-        "status": status,
-    }
-
-
-def guesswhat_answers(scenes: Sequence[Scene], random: Random) -> list[Item]:
-    """Questions about one thing: yes, no, or N/A if they compare it with something that is not in the picture."""
-    evenly, items = Evenly(), []
-    answers = {True: "Yes", False: "No"}
-    for scene in scenes:
-        target = random.choice(scene.things)
-        own = [(answers[target.colour == colour], f"is it {colour}?") for colour in COLOURS]
-        sizes = [(answers[target.size == size], f"is it {size}?") for size in SIZES]
-        halves = [
-            (answers[holds], f"is it in the {half}?")
-            for half in HALVES
-            if (holds := is_in_half(target, half)) is not None
-        ]
-        plain = random.choice([own, sizes, halves or sizes])
-
-        placed, alike = [], []
-        for other in scene.things:
-            if other is target:
-                continue
-            absent = random.choice(scene.absent_like(other.kind, target.kind) or [None])
-            for relation in RELATIONS:
-                holds = is_placed(target, relation, other)
-                if holds is not None and may_say(scene.split, mentions_of(relation, other.kind)):
-                    placed.append((answers[holds], f"is it {relation} the {other.name}?"))
-                if absent and may_say(scene.split, mentions_of(relation, absent)):
-                    placed.append(("N/A", f"is it {relation} the {' '.join(absent)}?"))
-            for word, same in (("color", other.colour == target.colour), ("size", other.size == target.size)):
-                if scene.counts[other.shape] == 1:
-                    alike.append((answers[same], f"is it the same {word} as the {other.shape}?"))
-        alike += [
-            ("N/A", f"is it the same {word} as the {shape}?")
-            for shape in SHAPES
-            for word in ("color", "size")
-            if not scene.counts[shape]
-        ]
-        turns = [evenly.pick(random, "own", plain), evenly.pick(random, "alike", alike)]
-        turns += [evenly.pick(random, "placed", placed) for _ in range(2)]
-        turns = list(dict.fromkeys(turn[::-1] for turn in turns if turn is not None))
-        random.shuffle(turns)
-        items.append(game(scene, target, turns))
-    return items
-
-
-def guesswhat_pointing(scenes: Sequence[Scene], random: Random) -> list[Item]:
-    """Three to five questions, after which only one thing is left. A few games were given up, as in the real ones."""
-    items = []
-    for scene in scenes:
-        questions = game_questions(scene)
-        target = random.choice(scene.things)
-        for _ in range(20):
-            turns = play(scene, target, questions, random)
-            if turns is not None:
-                given_up = random.random() < 0.03
-                items.append(
-                    game(scene, target, turns[:-1] if given_up else turns, "failure" if given_up else "success")
-                )
-                break
-    return items
-
-
-def game_questions(scene: Scene) -> list[tuple[str, list[bool | None]]]:
-    """Questions with their answers for each thing."""
-    things = scene.things
-    questions = [(f"is it {with_article(shape)}?", [thing.shape == shape for thing in things]) for shape in SHAPES]
-    questions += [(f"is it {colour}?", [thing.colour == colour for thing in things]) for colour in COLOURS]
-    questions += [(f"is it {size}?", [thing.size == size for thing in things]) for size in SIZES]
-    questions += [(f"is it in the {half}?", [is_in_half(thing, half) for thing in things]) for half in HALVES]
-    for anchor in things:
-        for name in RELATIONS:
-            if may_say(scene.split, mentions_of(name, anchor.kind)):
-                truths = [is_placed(thing, name, anchor) if thing is not anchor else False for thing in things]
-                questions.append((f"is it {name} the {anchor.name}?", truths))
-    return questions
-
-
-def play(scene: Scene, target: Thing, questions: list, random: Random) -> list[tuple[str, str]] | None:
-    """Questions and answers, each of which rules something out as long as more than one thing is left."""
-    own = scene.things.index(target)
-    left, turns, asked = set(range(len(scene.things))), [], set()
-    while len(turns) < 5 and (len(left) > 1 or len(turns) < 3):
-        useful = []
-        for text, truths in questions:
-            kept = {one for one in left if truths[one] == truths[own]}
-            clear = None not in [truths[one] for one in left]
-            # Of the anchor itself nobody would ask where it lies.
-            fitting = clear and text not in asked and not text.endswith(f"the {target.name}?")
-            if fitting and (len(left) == 1 or len(kept) < len(left)):
-                useful.append((text, truths[own], kept))
-        if not useful:
-            return None
-        text, truth, left = random.choice(useful)
-        asked.add(text)
-        turns.append((text, "Yes" if truth else "No"))
-    return turns if len(left) == 1 else None
 
 
 # Statements
@@ -708,15 +265,15 @@ def hateful_memes(scenes: Sequence[Scene], random: Random) -> list[Item]:
 
 
 def nlvr2(scenes: Sequence[Scene], random: Random) -> list[Item]:
-    """Each image as the left one of a pair, with a true and a false sentence of the same form."""
+    """Each image as the left one of a pair, with two true and two false sentences; a false one for each of its form."""
     items = []
-    forms = [contained_in_both, contained_in_each, counted_together, more_in_one, placed_in_one]
     for number, left in enumerate(scenes):
         for _ in range(50):
-            right, form = random.choice(scenes), random.choice(forms)
-            found = form(left, right, random) if right is not left else None
-            if found is not None:
-                sentences = list(zip(found, (True, False)))
+            right = random.choice(scenes)
+            forms = random.sample(PAIR_FORMS, 2)
+            found = [form(left, right, random) if right is not left else None for form in forms]
+            if None not in found and len({text for pair in found for text in pair}) == 4:
+                sentences = [sentence for pair in found for sentence in zip(pair, (True, False))]
                 random.shuffle(sentences)
                 items.append(
                     {
@@ -729,17 +286,56 @@ def nlvr2(scenes: Sequence[Scene], random: Random) -> list[Item]:
     return items
 
 
-def contained_in_both(left: Scene, right: Scene, random: Random) -> tuple[str, str] | None:
-    common = [thing.name for thing in left.things if right.counts[thing.kind]]
-    single = [
-        thing.name
+def named(kinds: Sequence[Kind], random: Random) -> str:
+    return with_article(" ".join(random.choice(kinds)))
+
+
+def in_one_only(left: Scene, right: Scene) -> list[Kind]:
+    return [
+        thing.kind
         for one, other in ((left, right), (right, left))
         for thing in one.things
         if not other.counts[thing.kind]
     ]
-    if not common or not single:
+
+
+def in_neither(left: Scene, right: Scene) -> list[Kind]:
+    """Kinds that one image might have: it has their colour, and their shape."""
+    return [kind for kind in left.absent + right.absent if not left.counts[kind] and not right.counts[kind]]
+
+
+def contained_in_one(left: Scene, right: Scene, random: Random) -> tuple[str, str] | None:
+    """False where neither image contains it."""
+    single, absent = in_one_only(left, right), in_neither(left, right)
+    if not single or not absent:
         return None
-    return tuple(f"both images contain {with_article(random.choice(names))}" for names in (common, single))
+    return tuple(f"there is {named(kinds, random)} in one of the two images" for kinds in (single, absent))
+
+
+def contained_in_side(left: Scene, right: Scene, random: Random) -> tuple[str, str] | None:
+    """False where only the other image contains it, or neither."""
+    absent = in_neither(left, right)
+    sides = {"left": (left, right), "right": (right, left)}
+    texts = []
+    for truth in (True, False):
+        side = random.choice(list(sides))
+        this, other = sides[side] if truth else sides[side][::-1]
+        kinds = [thing.kind for thing in this.things if not other.counts[thing.kind]]
+        if not truth and random.random() < 0.5:
+            kinds = absent
+        if not kinds:
+            return None
+        texts.append(f"the {side} image contains {named(kinds, random)}")
+    return tuple(texts)
+
+
+def contained_in_both(left: Scene, right: Scene, random: Random) -> tuple[str, str] | None:
+    """False where only one contains it, or neither."""
+    common = [thing.kind for thing in left.things if right.counts[thing.kind]]
+    other = random.choice([in_one_only, in_neither])(left, right)
+    if not common or not other:
+        return None
+    return tuple(f"both images contain {named(kinds, random)}" for kinds in (common, other))
 
 
 def contained_in_each(left: Scene, right: Scene, random: Random) -> tuple[str, str] | None:
@@ -794,6 +390,12 @@ def placed_in_one(left: Scene, right: Scene, random: Random) -> tuple[str, str] 
         texts.append(f"in the {side} image , the {random.choice(found)}")
     return tuple(texts)
 
+
+# What is said of two images; what is seen at a glance more often than what has to be counted or compared.
+PAIR_FORMS = [
+    *(contained_in_one, contained_in_side, contained_in_both) * 2,
+    *(contained_in_each, more_in_one, counted_together, placed_in_one),
+]
 
 # Task -> what makes its items. VCR's two tasks are about the same questions.
 ITEMS = {

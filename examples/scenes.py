@@ -8,7 +8,8 @@ all tasks can be tried from end to end in minutes, with the readers, metrics and
 a model scores here tells whether it can learn such things, and nothing about photos.
 
 1. Scenes are drawn: images, and `scenes.json` with the facts.
-2. Texts are made of the facts (`scene_texts.py`) and written in official layouts (`scene_annotations.py`).
+2. Texts are made of the facts (`scene_texts.py`, `scene_questions.py`) and written in official layouts
+   (`scene_annotations.py`).
 3. Two stores of regions are written: `regions`, what a detector might have found, with class distributions; and
    `objects`, the true boxes. The features of a region are its own pixels.
 
@@ -358,7 +359,7 @@ def contact_sheet(folder: str | Path, path: str | Path, split: str = "test"):
             images = tuple(names[one] for one in (image if isinstance(image, list) else [image]))
             rows.setdefault(task, {}).setdefault(images, []).append(row)
     # Three pairs, and nine images of which most is said, with a third of their texts each.
-    pairs = [(images, [("nlvr2", row) for row in found]) for images, found in rows.pop("nlvr2").items()][:3]
+    pairs = [(images, [("nlvr2", row) for row in found[:3]]) for images, found in rows.pop("nlvr2").items()][:3]
     tasks, single = list(rows), []
     for images in sorted(rows["retrieval_coco"], key=lambda one: -sum(one in of_task for of_task in rows.values()))[:9]:
         chosen = [task for task in tasks[len(single) % 3 :: 3] if images in rows[task]]

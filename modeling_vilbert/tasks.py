@@ -276,7 +276,8 @@ def prepare_task(
         **settings: further fields of `TaskData`.
 
     Raises:
-        ValueError: if an image has no regions, or labels do not fit the head; ids and numbers are named.
+        ValueError: if the store lacks an image, or labels do not fit the head; ids and numbers are named. If the memes
+            to evaluate on are all of one class, of which no ROC curve can be drawn.
     """
     task = find_task(name)
     for split, rows in (("train", train), ("evaluation", evaluation)):
@@ -288,6 +289,8 @@ def prepare_task(
     for rows in (train, evaluation):
         if rows is not None and label2id is not None:
             _check_labels(name, rows, label2id)
+    if name == "hateful_memes" and evaluation is not None:
+        _check_two_classes(name, evaluation)
     lengths = {"processor": processor, "max_tokens": task.max_tokens} if by_length else None
     # With all regions at hand before the first is read.
     train_set = None if train is None else _joined(train, train_regions, lengths, task.drawn_choices)
@@ -351,4 +354,13 @@ def _check_labels(name: str, rows: Rows, label2id: Mapping[str, int]):
             f"labels of {name} must be of {list(label2id)}; {len(unknown)} of {len(rows)} rows have others: "
             + ", ".join(f"{row['id']!r} {row['label']!r}" for row in unknown[:5])
             + "."
+        )
+
+
+def _check_two_classes(name: str, rows: Rows):
+    given = [row["label"] for row in rows if row.get("label") is not None]
+    if len(set(given)) == 1:
+        raise ValueError(
+            f"evaluation of {name} must have both classes for a ROC curve; all {len(given)} rows with a label are "
+            f"{given[0]!r}."
         )

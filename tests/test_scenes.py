@@ -167,6 +167,13 @@ def half(thing, word):
     return clearly({"left": 64 - x, "right": x - 64, "upper": 48 - y, "lower": y - 48}[word])
 
 
+def in_half(things, words, name):
+    """The one thing of those words that is in the half; the others are clearly in the other."""
+    verdicts = [(half(one, name), one) for one in fit(things, words)]
+    assert len(verdicts) > 1 and None not in [verdict for verdict, _ in verdicts]
+    return only([one for verdict, one in verdicts if verdict])
+
+
 def yes_or_no(verdict):
     assert verdict is not None
     return "yes" if verdict else "no"
@@ -179,6 +186,8 @@ QUESTIONS = [
         lambda t, *a: pointed_at(t, *a)["colour"],
     ),
     (r"what shape is ((?:left|right|above|below|between).+)", lambda t, rest: pointed_at(t, "shape", rest)["shape"]),
+    (r"what color is the (\w+) in the (\w+) half", lambda t, *a: in_half(t, *a)["colour"]),
+    (r"what shape is the (\w+ object) in the (\w+) half", lambda t, *a: in_half(t, *a)["shape"]),
     (r"what color is (?:the )?(.+)", lambda t, words: only(fit(t, words))["colour"]),
     (r"what shape is the (.+)", lambda t, words: only(fit(t, words))["shape"]),
     (r"what shape is (\w+) and (\w+)", lambda t, *words: only(fit(t, " ".join(words)))["shape"]),
@@ -269,6 +278,9 @@ def test_choices_of_vcr(split, rows, facts):
         verdicts = [holds(things, choice) for choice in row["text_pair"]]
         assert [verdict is True for verdict in verdicts] == [number == row["label"] for number in range(4)], row
         assert None not in verdicts
+        # None stands out: each word stands in all four, or in two.
+        for words in zip(*(choice.split() for choice in row["text_pair"]), strict=True):
+            assert set(Counter(words).values()) in ({4}, {2}), row
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -371,6 +383,14 @@ def test_statements(split, rows, facts):
 
 NUMBERS = "two three four five six seven eight nine ten".split()
 PAIRS = [
+    (
+        r"the (left|right) image contains (an? .+)",
+        lambda a, b, side, words: bool(fit(a if side == "left" else b, words)),
+    ),
+    (
+        r"there is (an? .+) in one of the two images",
+        lambda a, b, words: bool(fit(a, words)) != bool(fit(b, words)),
+    ),
     (r"both images contain (.+)", lambda a, b, words: all(fit(one, words) for one in (a, b))),
     (
         r"one image contains (.+) and the other contains (.+)",
@@ -495,6 +515,11 @@ def test_classes_are_even(split, rows):
     }.items():
         counts = Counter(row["label"] for row in rows(task, split))
         assert max(counts.values()) / counts.total() <= most + 1e-9, (task, counts)
+    # Of questions with two answers words give away half.
+    answers = Counter(row["answers"][0] for row in rows("gqa", split))
+    assert max(answers.values()) / answers.total() < 0.2
+    dialogs = Counter(row["text_pair"][row["label"]] for row in rows("visual_dialog", split))
+    assert (dialogs["yes"] + dialogs["no"]) / dialogs.total() < 0.45
     answers = Counter(row["answers"][int(np.argmax(row["scores"]))] for row in rows("vqa", split))
     assert abs(answers["yes"] - answers["no"]) <= 2
     numbers = [answers[number] for number in "01234"]

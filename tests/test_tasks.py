@@ -211,3 +211,14 @@ def test_labels_that_do_not_fit_are_named(folder, stores):
 def test_no_answers_to_learn_are_named():
     with pytest.raises(ValueError, match="hold no answer to learn"):
         labels_of("vqa", [{"answers": None}])
+
+
+def test_memes_of_one_class_are_refused_before_training(folder, stores):
+    rows = [row for row in rows_of(folder, "hateful_memes", "test") if row["label"] == "hateful"]
+    labels, regions = labels_of("hateful_memes", rows), stores["hateful_memes"]
+    with pytest.raises(ValueError, match=f"both classes for a ROC curve; all {len(rows)} .* 'hateful'"):
+        prepare_task("hateful_memes", small_model.new_processor(), labels, rows, regions, rows, regions)
+    # To train on, or without labels, they are fine.
+    hidden = [{**row, "label": None} for row in rows]
+    data = prepare_task("hateful_memes", small_model.new_processor(), labels, rows, regions, hidden, regions)
+    assert len(data.evaluation) == len(rows)
