@@ -171,7 +171,9 @@ def labels_of(name: str, rows: Rows, most: int | None = None) -> list[str] | Non
 def head_of(name: str, labels: Sequence[str] | None) -> dict[str, Any]:
     """The entry of `config.tasks` of a `ViLBertForMultiTask`."""
     task = find_task(name)
-    return {"head": task.head, "num_labels": len(labels) if labels else 1, "task_token": task.task_token}
+    head = {"head": task.head, "num_labels": len(labels) if labels else 1, "task_token": task.task_token}
+    # Keys are text, as in the JSON file that it will be saved to.
+    return head | ({"id2label": {str(number): label for number, label in enumerate(labels)}} if labels else {})
 
 
 def clean_split(

@@ -108,6 +108,10 @@ def test_many_tasks_at_once(folder, stores, tmp_path):
     metrics = trainer.evaluate()
     for task in data:
         assert np.isfinite(metrics[f"eval_{task}_loss"])
+    # A saved model still knows what its answers are called.
+    trainer.save_model()
+    saved = ViLBertForMultiTask.from_pretrained(tmp_path).config.tasks
+    assert [saved["vqa"]["id2label"][str(number)] for number in range(len(labels["vqa"]))] == labels["vqa"]
 
 
 def test_test_splits_without_truth(folder, stores, tmp_path):
