@@ -559,6 +559,13 @@ class ViLBertPreTrainedModel(PreTrainedModel):
         replace_empty_card(self, Path(working_dir, "README.md"), repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
+    def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs):
+        """As in Transformers. The streams' configs come along, of which it would warn: they have no models of their own."""
+        if isinstance(attn_implementation, str):
+            for stream in (self.config.text_config, self.config.vision_config):
+                stream._attn_implementation = attn_implementation
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
         """`PreTrainedModel.from_pretrained`, which also takes a folder as the original code left it.
