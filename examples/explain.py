@@ -135,7 +135,8 @@ def main():
     untrained = type(model)(model.config).eval()
     print_table("Random weights", measure(untrained, processor, examples, options.k), options.k)
 
-    path, question, regions = examples[0]
+    path, question = paths[min(paths)], "what color is the shape?"
+    regions = processor.to_regions(path)
     inputs = processor(images=regions, text=question, return_tensors="pt")
     explanation = explain(model, inputs, regions, processor=processor)
     explanation.plot(path).savefig(options.output / "relevance.png", dpi=90)

@@ -6,15 +6,12 @@ Reading order: `draw`, the image, the words.
 Shapes: T tokens, R regions.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .optional_packages import need
 
-
-if TYPE_CHECKING:
-    from .explanation_record import Explanation
 
 # Dark is little and bright is much, in every kind of colour vision and in grey.
 COLORS = "cividis"
@@ -29,7 +26,7 @@ CHARACTER, LINE = 0.602, 2.6
 
 
 def draw(
-    explanation: "Explanation",
+    explanation: Any,
     image: Any,
     words: np.ndarray | None,
     regions: np.ndarray | None,
@@ -41,7 +38,7 @@ def draw(
     """A matplotlib figure.
 
     Args:
-        explanation: what the picture is about.
+        explanation: the `Explanation` that the picture is about.
         image: a PIL image, or None for a blank canvas.
         words: [T], how bright each is, None to leave them unshaded.
         regions: [R], the same.
@@ -79,7 +76,7 @@ def draw(
     return figure
 
 
-def draw_regions(axes: Any, explanation: "Explanation", image: Any, values: Any, chosen: int | None, dimmed: bool):
+def draw_regions(axes: Any, explanation: Any, image: Any, values: Any, chosen: int | None, dimmed: bool):
     """The image under a veil that is thin where the values [R] are high; overlapping boxes show the highest."""
     width, height = explanation.image_size
     boxes = explanation.boxes * [width, height, width, height]
@@ -142,7 +139,7 @@ def draw_regions(axes: Any, explanation: "Explanation", image: Any, values: Any,
         name(box, f"predicted{share}" + ("" if label is None else f" {label}"), ANSWER, "white")
 
 
-def draw_words(axes: Any, explanation: "Explanation", values: Any, chosen: int | None, dimmed: bool, inches: tuple):
+def draw_words(axes: Any, explanation: Any, values: Any, chosen: int | None, dimmed: bool, inches: tuple):
     """The words in their order, on chips as bright as the values [T], over their shares."""
     colors, patches = need("matplotlib").colormaps[COLORS], need("matplotlib.patches")
     # The smallest number of characters in a line, thus the largest letters, with which all lines fit.
