@@ -119,7 +119,7 @@ def explanation_page(contents: Mapping[str, Any]) -> str:
                 "number": number,
                 "name": names[number],
                 "is_global": bool(region["is_global"]),
-                "box": boxes[number].round(2).tolist(),
+                "box": boxes[number].round(6).tolist(),
             }
             for number, region in enumerate(regions)
         ],

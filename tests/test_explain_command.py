@@ -118,6 +118,18 @@ def test_a_box(folder, regions, capsys):
     assert "target   region 3 (middle)" in capsys.readouterr().out
 
 
+def test_the_page_of_an_explanation(folder, regions):
+    explanation = explained(folder(ViLBertForQuestionAnswering), regions)
+    explanation.to_html("page.html", image="7.png")
+    with_image, data = data_of()
+    explanation.to_html("page.html")
+    assert "<img" in with_image and "<img" not in data_of()[0] and data == data_of()[1]
+    with pytest.raises(ValueError, match="48 x 30 pixels"):
+        explanation.to_html("page.html", image=Image.new("RGB", (30, 48)))
+    with pytest.raises(ValueError, match="is a folder"):
+        explanation.to_html("folder.html")
+
+
 def test_a_model_without_a_head(folder, capsys):
     folder(ViLBertModel)
     assert command() == 0
