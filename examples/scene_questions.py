@@ -488,41 +488,37 @@ def guesswhat_pointing(scenes: Sequence[Scene], random: Random) -> list[Item]:
     return items
 
 
-def game_questions(scene: Scene) -> dict[str, list[tuple[str, list[bool | None]]]]:
-    """Questions by what they are about, with their answers for each thing."""
+def game_questions(scene: Scene) -> list[tuple[str, list[bool | None]]]:
+    """Questions with their answers for each thing."""
     things = scene.things
-    placed = []
-    for anchor, name in product(things, RELATIONS):
-        if may_say(scene.split, mentions_of(name, anchor.kind)):
-            truths = [is_placed(thing, name, anchor) if thing is not anchor else False for thing in things]
-            placed.append((f"is it {name} the {anchor.name}?", truths))
-    return {
-        "shape": [(f"is it {with_article(one)}?", [thing.shape == one for thing in things]) for one in SHAPES],
-        "colour": [(f"is it {one}?", [thing.colour == one for thing in things]) for one in COLOURS],
-        "size": [(f"is it {one}?", [thing.size == one for thing in things]) for one in SIZES],
-        "half": [(f"is it in the {one}?", [is_in_half(thing, one) for thing in things]) for one in HALVES],
-        "relation": placed,
-    }
+    questions = [(f"is it {with_article(shape)}?", [thing.shape == shape for thing in things]) for shape in SHAPES]
+    questions += [(f"is it {colour}?", [thing.colour == colour for thing in things]) for colour in COLOURS]
+    questions += [(f"is it {size}?", [thing.size == size for thing in things]) for size in SIZES]
+    questions += [(f"is it in the {half}?", [is_in_half(thing, half) for thing in things]) for half in HALVES]
+    for anchor in things:
+        for name in RELATIONS:
+            if may_say(scene.split, mentions_of(name, anchor.kind)):
+                truths = [is_placed(thing, name, anchor) if thing is not anchor else False for thing in things]
+                questions.append((f"is it {name} the {anchor.name}?", truths))
+    return questions
 
 
-def play(scene: Scene, target: Thing, questions: dict[str, list], random: Random) -> list[tuple[str, str]] | None:
+def play(scene: Scene, target: Thing, questions: list, random: Random) -> list[tuple[str, str]] | None:
     """Questions and answers, each of which rules something out as long as more than one thing is left."""
     own = scene.things.index(target)
     left, turns, asked = set(range(len(scene.things))), [], set()
     while len(turns) < 5 and (len(left) > 1 or len(turns) < 3):
-        useful: dict[str, list] = {}
-        for kind, of_kind in questions.items():
-            for text, truths in of_kind:
-                kept = {one for one in left if truths[one] == truths[own]}
-                clear = None not in [truths[one] for one in left]
-                # Of the anchor itself nobody would ask where it lies.
-                fitting = clear and text not in asked and not text.endswith(f"the {target.name}?")
-                if fitting and (len(left) == 1 or len(kept) < len(left)):
-                    useful.setdefault(kind, []).append((text, truths[own], kept))
+        useful = []
+        for text, truths in questions:
+            kept = {one for one in left if truths[one] == truths[own]}
+            clear = None not in [truths[one] for one in left]
+            # Of the anchor itself nobody would ask where it lies.
+            fitting = clear and text not in asked and not text.endswith(f"the {target.name}?")
+            if fitting and (len(left) == 1 or len(kept) < len(left)):
+                useful.append((text, truths[own], kept))
         if not useful:
             return None
-        # What it is about first, so that relations, of which there are most, do not crowd out the rest.
-        text, truth, left = random.choice(useful[random.choice(list(useful))])
+        text, truth, left = random.choice(useful)
         asked.add(text)
         turns.append((text, "Yes" if truth else "No"))
     return turns if len(left) == 1 else None
