@@ -560,7 +560,7 @@ class ViLBertPreTrainedModel(PreTrainedModel):
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs):
-        """As in Transformers. The streams' configs come along, of which it would warn: they have no models of their own."""
+        """As in Transformers, which would warn of the streams' configs: they have no models of their own."""
         if isinstance(attn_implementation, str):
             for stream in (self.config.text_config, self.config.vision_config):
                 stream._attn_implementation = attn_implementation
