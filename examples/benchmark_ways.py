@@ -37,6 +37,7 @@ from modeling_vilbert import (
     ViLBertImageProcessor,
     ViLBertProcessor,
 )
+from modeling_vilbert.lengths import like_lengths
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -165,14 +166,9 @@ def in_order(count: int, batch_size: int) -> list[list[int]]:
 
 
 def by_length(examples: Sequence[Example], batch_size: int) -> list[list[int]]:
-    """Batches of like numbers of regions and, within strips of those, of words."""
-    regions = np.array([len(one["region_features"]) for one in examples])
-    words = np.array([len(one["input_ids"]) for one in examples])
-    order = np.argsort(regions, kind="stable")
-    strip = batch_size * max(1, round((len(examples) / batch_size) ** 0.5))
-    strips = [order[start : start + strip] for start in range(0, len(order), strip)]
-    order = np.concatenate([numbers[np.argsort(words[numbers], kind="stable")] for numbers in strips])
-    return [order[numbers].tolist() for numbers in in_order(len(order), batch_size)]
+    """Batches of like numbers of words and of regions."""
+    words, regions = (np.array([len(one[name]) for one in examples]) for name in ("input_ids", "region_features"))
+    return [numbers.tolist() for numbers in like_lengths(words, regions, batch_size)]
 
 
 # Models
