@@ -88,7 +88,7 @@ def main():
     processor = processor_of(options.model, options.text_model, max_regions=36)
 
     captions = Dataset.from_list(rows)
-    if arguments.train_sampling_strategy == "group_by_length":
+    if arguments.train_sampling_strategy == "group_by_length" and not options.streaming:
         captions = add_lengths(captions, processor, store, max_tokens=36)
     collator = ViLBertPreTrainingCollator(
         processor,

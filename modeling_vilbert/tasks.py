@@ -273,7 +273,8 @@ def prepare_task(
             are among the regions: `open_regions([detected, given])`.
         blind: show nothing of the images.
         by_length: count tokens and regions of the training examples, for `train_sampling_strategy="group_by_length"`,
-            and evaluate like lengths together (`rows` are in that order).
+            and evaluate like lengths together (`rows` are in that order). Not for retrieval, whose examples are groups
+            with other texts and images.
         seed: of what is drawn: negatives, choices.
         **settings: further fields of `TaskData`.
 
@@ -282,6 +283,8 @@ def prepare_task(
             to evaluate on are all of one class, of which no ROC curve can be drawn.
     """
     task = find_task(name)
+    if by_length and task.head == "matching":
+        raise ValueError(f"by_length must be False for {name}: texts and images of a group are drawn in training.")
     for split, rows in (("train", train), ("evaluation", evaluation)):
         if rows is not None and not len(rows):
             raise ValueError(f"{split} of {name} is empty.")
@@ -297,7 +300,7 @@ def prepare_task(
     # With all regions at hand before the first is read.
     train_set = None if train is None else _joined(train, train_regions, lengths, task.drawn_choices)
     examples = None if evaluation is None else _joined(evaluation, evaluation_regions, lengths)
-    if by_length and evaluation is not None and task.head != "matching":
+    if by_length and evaluation is not None:
         tokens, regions = (np.array(examples.with_format(None)[name]) for name in (TOKENS, REGIONS))
         order = np.concatenate(like_lengths(tokens, regions, batch_size=8))
         examples, evaluation = examples.select(order), [evaluation[number] for number in order]

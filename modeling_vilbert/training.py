@@ -512,6 +512,11 @@ class MultiTaskTrainer(ViLBertTrainer):
             raise ValueError(
                 "restore_callback_states_from_checkpoint must be false: which tasks rest is restored without it."
             )
+        if args.train_sampling_strategy != "random":
+            raise ValueError(
+                f"train_sampling_strategy must be 'random', got {args.train_sampling_strategy!r}: which examples come "
+                "together is said by order and by the tasks."
+            )
         self.tasks = dict(tasks)
         evaluated = {task: data for task, data in tasks.items() if data.evaluation is not None}
         super().__init__(

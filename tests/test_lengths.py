@@ -5,11 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 from datasets import Dataset
-from small_runs import arguments, config_without_dropout
+from small_runs import TASKS, arguments, config_without_dropout, task_data
 from transformers import BertTokenizer
 
 from modeling_vilbert import (
+    MultiTaskTrainer,
     Regions,
+    ViLBertForMultiTask,
     ViLBertForQuestionAnswering,
     ViLBertImageProcessor,
     ViLBertProcessor,
@@ -54,7 +56,7 @@ def test_an_order_is_random_and_belongs_to_seed_and_epoch():
     first = list(sampler)
     assert first == list(sampler) and sorted(first) == list(range(300)) and len(sampler) == 300
     sampler.set_epoch(1)
-    assert first != list(sampler) != list(LikeLengthSampler(*lengths, batch_size=8, seed=4))
+    assert list(sampler) != first != list(LikeLengthSampler(*lengths, batch_size=8, seed=4))
     batches = [np.array(first[start : start + 8]) for start in range(0, 296, 8)]
     assert padded_share(batches, *lengths) < 0.15
     # Not the short ones first.
@@ -183,3 +185,11 @@ def test_without_lengths_the_trainer_says_where_they_come_from(processor, store,
     )
     with pytest.raises(ValueError, match="add_lengths makes them"):
         trainer.train()
+
+
+def test_groups_and_tasks_say_themselves_what_comes_together(processor, store, tmp_path):
+    with pytest.raises(ValueError, match="by_length must be False for retrieval_coco"):
+        prepare_task("retrieval_coco", processor, None, questions(), store, by_length=True)
+    model = ViLBertForMultiTask(config_without_dropout(tasks=TASKS))
+    with pytest.raises(ValueError, match="train_sampling_strategy must be 'random'"):
+        MultiTaskTrainer(model, arguments(tmp_path, train_sampling_strategy="group_by_length"), task_data())
