@@ -4,7 +4,7 @@
     python examples/app.py --model FOLDER --regions STORE            # stored features, by the picture's file name
 
 Any saved model of one image and one text will do, also one that `vilbert convert` wrote. A model of many tasks lets you
-choose. Everything stays on this machine. Needs: pip install "modeling-vilbert[app]"
+choose. Everything stays on this machine. Needs: pip install ".[app]"
 """
 
 import argparse
