@@ -39,7 +39,7 @@ def like_lengths(tokens: np.ndarray, regions: np.ndarray, batch_size: int) -> li
     >>> import numpy as np
     >>> from modeling_vilbert.lengths import like_lengths
     >>> [batch.tolist() for batch in like_lengths(np.array([9, 5, 9, 5, 7]), np.array([20, 36, 10, 36, 15]), 2)]
-    [[2, 4], [1, 3], [0]]
+    [[1, 3], [0, 2], [4]]
 
     ```
     """

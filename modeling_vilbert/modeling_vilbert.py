@@ -562,6 +562,7 @@ class ViLBertPreTrainedModel(PreTrainedModel):
     def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs):
         """As in Transformers, which would warn of the streams' configs: they have no models of their own."""
         if isinstance(attn_implementation, str):
+            attn_implementation = self.get_correct_attn_implementation(attn_implementation)
             for stream in (self.config.text_config, self.config.vision_config):
                 stream._attn_implementation = attn_implementation
         super().set_attn_implementation(attn_implementation, *args, **kwargs)

@@ -6,6 +6,7 @@ import re
 import matplotlib
 import pytest
 from conftest import EXAMPLES
+from transformers.utils import logging
 
 
 NOTEBOOK = EXAMPLES / "tour.ipynb"
@@ -13,7 +14,16 @@ CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 CODE = [cell for cell in CELLS if cell["cell_type"] == "code"]
 
 
-def test_the_cells_run(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def own_logging():
+    """A notebook silences Transformers for its reader: not for the tests after it."""
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
+    logging.enable_progress_bar()
+
+
+def test_the_cells_run(own_logging, tmp_path, monkeypatch, capsys):
     """In few steps, without a kernel: they hold nothing but Python."""
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
