@@ -63,6 +63,7 @@ setup(
     # The ranges whose lowest and newest versions CI tests.
     install_requires=[
         "huggingface_hub",
+        "jinja2",
         "numpy",
         "pillow>=11",
         "torch>=2.13,<2.15",

@@ -1,8 +1,8 @@
 # Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
 """Draw the order of layers, `config.schedule`, as an SVG picture.
 
-    python examples/draw_schedule.py                                          # the base model: docs/schedule.svg
-    python examples/draw_schedule.py --model FOLDER --output my_schedule.svg
+    python examples/draw_schedule.py                   # the base model: docs/schedule.svg
+    python examples/draw_schedule.py --model FOLDER    # another: schedule.svg in the current folder
 
 Time runs from left to right. A layer stands in the row of its stream; co-attention spans both.
 """
@@ -14,6 +14,8 @@ from xml.sax.saxutils import escape
 from modeling_vilbert import ViLBertConfig
 
 
+# The base model, as the docs show it.
+DRAWN = Path(__file__).parent.parent / "docs" / "schedule.svg"
 WIDTH, HEIGHT, GAP = 44, 46, 12
 TEXT_ROW, VISION_ROW, LEFT, TOP = 74, 178, 96, 24
 # The picture brings its own paper, so that it can be read on a dark page.
@@ -88,11 +90,12 @@ def draw(config: ViLBertConfig) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder or name of a model; default: the base model of the paper")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent.parent / "docs" / "schedule.svg")
+    parser.add_argument("--output", type=Path, metavar="SVG", help="default: see above")
     options = parser.parse_args()
     config = ViLBertConfig() if options.model is None else ViLBertConfig.from_pretrained(options.model)
-    options.output.write_text(draw(config), encoding="utf-8")
-    print(f"{len(config.schedule)} layers in {options.output}.")
+    output = options.output or (DRAWN if options.model is None else Path("schedule.svg"))
+    output.write_text(draw(config), encoding="utf-8")
+    print(f"{len(config.schedule)} layers in {output}.")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ const names = { word: data.words, region: data.regions };
 
 // Numbers ----------------------------------------------------------------------------------------------------------
 
-function unpack({ low, high, codes }) {
+function unpack({ high, codes }) {
   const bytes = Uint8Array.from(atob(codes), (letter) => letter.charCodeAt(0));
-  return Float32Array.from(new Uint16Array(bytes.buffer), (code) => low + (code / 65535) * (high - low));
+  return Float32Array.from(new Uint16Array(bytes.buffer), (code) => high * (code / 65535) ** 2);
 }
 const unpackAll = (maps) => Object.fromEntries(Object.entries(maps).map(([name, map]) => [name, unpack(map)]));
 const attention = unpackAll(data.attention); // [L][H][queries][keys] of each direction, flat
@@ -33,22 +33,29 @@ const state = {
   hovered: null, focused: null, pinned: null,
 };
 let kept; // { word: [T] bool, region: [R] bool }: what is not left out
-let links; // [T][R] of the settings, flat
+let links; // [T][R] of the settings, flat: what `Explanation.weights` returns
+let together; // the same without the queries that are left out, and of relevance not yet shares: for sums over queries
 
 function oneHead(layer, head) {
   const start = (layer * data.heads + head) * T * R;
   return attention[state.direction].subarray(start, start + T * R);
 }
 
-// A head's map as [T][R], each query's weights over what is kept; rows that look at nothing kept stay 0.
-function linksOf(map, normalise) {
+function meanOf(maps) {
+  const result = new Float32Array(T * R);
+  for (const map of maps) map.forEach((value, place) => { result[place] += value / maps.length; });
+  return result;
+}
+
+// A map as [T][R], over what is kept to look at, as shares of each query or as they are. Rows without any stay 0.
+function linksOf(map, { share, allQueries }) {
   const wordsLook = state.direction === "text_to_vision";
   const [queries, keys] = wordsLook ? [kept.word, kept.region] : [kept.region, kept.word];
   const result = new Float32Array(T * R);
-  queries.forEach((isQuery, query) => {
-    if (!isQuery) return;
+  queries.forEach((isKept, query) => {
+    if (!isKept && !allQueries) return;
     const row = map.subarray(query * keys.length, (query + 1) * keys.length).map((value, key) => (keys[key] ? value : 0));
-    (normalise ? shares(row) : row).forEach((value, key) => {
+    (share ? shares(row) : row).forEach((value, key) => {
       result[wordsLook ? query * R + key : key * R + query] = value;
     });
   });
@@ -60,28 +67,28 @@ function update() {
     word: data.words.map((_, index) => !(state.withoutSpecial && data.special[index])),
     region: data.regions.map((_, index) => !(state.withoutGlobal && data.global.includes(index))),
   };
-  if (state.measure === "relevance") {
-    links = linksOf(relevance[state.direction], false);
-  } else {
-    const all = (count, chosen) => (chosen === null ? [...Array(count).keys()] : [chosen]);
-    const heads = all(data.layers, state.layer).flatMap((layer) => all(data.heads, state.head).map((head) => [layer, head]));
-    links = new Float32Array(T * R);
-    for (const [layer, head] of heads) {
-      linksOf(oneHead(layer, head), true).forEach((value, place) => { links[place] += value / heads.length; });
-    }
-  }
+  const isRelevance = state.measure === "relevance";
+  const all = (count, chosen) => (chosen === null ? [...Array(count).keys()] : [chosen]);
+  const map = isRelevance
+    ? relevance[state.direction]
+    : meanOf(all(data.layers, state.layer).flatMap((layer) => all(data.heads, state.head).map((head) => oneHead(layer, head))));
+  links = linksOf(map, { share: true, allQueries: true });
+  // Attention of every query has the sum 1; of relevance some queries have more than others.
+  together = linksOf(map, { share: !isRelevance, allQueries: false });
   showSettings();
   paint();
 }
 
-const row = (word) => links.subarray(word * R, (word + 1) * R);
-const column = (region) => Float32Array.from(names.word, (_, word) => links[word * R + region]);
+const row = (map, word) => map.subarray(word * R, (word + 1) * R);
+const column = (map, region) => Float32Array.from(names.word, (_, word) => map[word * R + region]);
+const looking = () => (state.direction === "text_to_vision" ? "word" : "region");
 
 // The weights of all words and regions beside a point, or without one of all together; null where there are none.
 function weightsFor(point) {
   if (point) {
-    const weights = point.kind === "word" ? row(point.index) : column(point.index);
-    const result = state.measure === "relevance" ? shares(weights) : weights;
+    const looks = point.kind === looking(), map = looks ? links : together;
+    const weights = point.kind === "word" ? row(map, point.index) : column(map, point.index);
+    const result = state.measure === "relevance" && !looks ? shares(weights) : weights;
     return point.kind === "word" ? { word: null, region: result } : { word: result, region: null };
   }
   if (state.measure === "relevance") {
@@ -89,9 +96,9 @@ function weightsFor(point) {
     return { word: left("word", relevance.words), region: left("region", relevance.regions) };
   }
   const mean = (count, values) => Float32Array.from(values, (value) => value / Math.max(1, count));
-  return state.direction === "text_to_vision"
-    ? { word: null, region: mean(sum(kept.word.map(Number)), names.region.map((_, region) => sum(column(region)))) }
-    : { word: mean(sum(kept.region.map(Number)), names.word.map((_, word) => sum(row(word)))), region: null };
+  return looking() === "word"
+    ? { word: null, region: mean(sum(kept.word.map(Number)), names.region.map((_, region) => sum(column(together, region)))) }
+    : { word: mean(sum(kept.region.map(Number)), names.word.map((_, word) => sum(row(together, word)))), region: null };
 }
 
 // Painting ---------------------------------------------------------------------------------------------------------
@@ -128,7 +135,7 @@ function paint() {
   for (const kind of ["word", "region"]) {
     const values = weights[kind] ?? new Float32Array(names[kind].length);
     // Even weights must not look like a find: what shines has three times its even share, or the most there is.
-    const keys = state.direction === "text_to_vision" ? "region" : "word";
+    const keys = looking() === "word" ? "region" : "word";
     const even = 1 / Math.max(1, sum(kept[state.measure === "attention" ? keys : kind].map(Number)));
     const full = Math.max(largest(values), 3 * even);
     lights[kind].forEach((elements, index) => {
@@ -168,15 +175,14 @@ function paintChips(weights) {
 function sentence(point, weights) {
   const list = (kind) => strongest(weights[kind], 3)
     .map((index) => `${naming(kind, index)} (${percent(weights[kind][index])})`).join(", ") || "nothing";
-  const target = `“${brief(data.target)}”`, other = weights.word ? "word" : "region";
+  const target = `“${brief(data.target)}”`, other = weights.word ? "word" : "region", looks = looking();
+  if (point && point.kind !== looks && !kept[point.kind][point.index]) return `${naming(point.kind, point.index)} is left out.`;
   if (state.measure === "relevance") {
     return point
       ? `Relevance for ${target}, with ${naming(point.kind, point.index)}: ${list(other)}.`
       : `Relevance for ${target}: ${list("word")}; ${list("region")}.`;
   }
-  const looks = state.direction === "text_to_vision" ? "word" : "region";
   if (!point) return `On average, the ${looks}s look most at ${list(other)}.`;
-  if (!kept[point.kind][point.index]) return `${naming(point.kind, point.index)} is left out.`;
   return point.kind === looks
     ? `${naming(point.kind, point.index)} looks most at ${list(other)}.`
     : `${naming(point.kind, point.index)} is looked at most by ${list(other)}, each out of its own 100 %.`;
@@ -188,7 +194,7 @@ function paintLinks(point, weights) {
   if (point?.kind === "word") rows = strongest(weights.region, 6).map((region) => [point.index, region, weights.region[region]]);
   else if (point) rows = strongest(weights.word, 6).map((word) => [word, point.index, weights.word[word]]);
   else {
-    const values = state.measure === "relevance" ? shares(links) : links;
+    const values = state.measure === "relevance" ? shares(together) : together;
     rows = strongest(values, 6).map((place) => [Math.floor(place / R), place % R, values[place]]);
   }
   byId("links").tBodies[0].replaceChildren(...rows.map(([word, region, value]) => {
@@ -261,7 +267,7 @@ function paintHeads() {
   const table = statistics[select.value];
   const values = table ? table.flat() : [], low = Math.min(...values), high = Math.max(...values);
   cells.forEach(({ layer, head, button }, place) => {
-    drawHead(button.firstChild, linksOf(oneHead(layer, head), true));
+    drawHead(button.firstChild, linksOf(oneHead(layer, head), { share: true, allQueries: false }));
     const value = values[place];
     const text = value === undefined ? "" : select.value === "entropy" ? value.toFixed(2) : percent(value);
     button.style.setProperty("--share", table && high > low ? (value - low) / (high - low) : 0);
@@ -288,7 +294,11 @@ const show = (slot, point) => {
 };
 document.addEventListener("pointerover", (event) => show("hovered", pointOf(event.target)));
 document.documentElement.addEventListener("pointerleave", () => show("hovered", null));
-document.addEventListener("focusin", (event) => show("focused", pointOf(event.target)));
+// The latest counts: a pointer that rests on a word does not keep the keyboard from others.
+document.addEventListener("focusin", (event) => {
+  Object.assign(state, { hovered: null, focused: pointOf(event.target) });
+  paint();
+});
 document.addEventListener("focusout", () => show("focused", null));
 document.addEventListener("click", (event) => {
   const point = pointOf(event.target);

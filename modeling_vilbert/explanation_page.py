@@ -17,14 +17,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
-
-from .optional_packages import need
 
 
 FIELDS = (
-    "words word_is_special regions image image_size target answers predicted_region attention relevance heads".split()
-)
+    "words word_is_special regions image image_size image_number num_images target answers predicted_region attention "
+    "relevance heads"
+).split()
 # A direction -> what the page calls it. Its queries look at its keys.
 DIRECTIONS = {"text_to_vision": "words look at regions", "vision_to_text": "regions look at words"}
 # A statistic of heads -> what the page calls it.
@@ -63,6 +63,15 @@ def check_page_path(path: str | Path):
         raise ValueError(f"The page cannot be written to {path}: permission denied.")
 
 
+def check_places(boxes: np.ndarray):
+    """Raise a ValueError if boxes [R, 4] are all one: a record without boxes has nothing that could be drawn."""
+    if len(boxes) > 2 and (boxes[1:] == boxes[:1]).all():
+        raise ValueError(
+            "All regions cover the same box, so that there is nothing to draw: their record has no boxes. Supply "
+            "Regions.boxes [N, 4], in pixels."
+        )
+
+
 def embedded_picture(picture: Any, longest_side: int = 1000) -> str:
     """A PIL image as a data URI, made smaller if it is larger: JPEG, or PNG if it has few colours, as drawings do."""
     picture = picture.convert("RGB")
@@ -80,7 +89,8 @@ def explanation_page(contents: Mapping[str, Any]) -> str:
         contents: as `Explanation.to_dict()` returns them.
 
     Raises:
-        ValueError: if a field is missing, does not fit the words and regions, or holds NaN or infinity.
+        ValueError: if a field is missing, does not fit the words and regions, or holds NaN or infinity; and as
+            `check_places` does.
     """
     if missing := [name for name in FIELDS if name not in contents]:
         raise ValueError(f"contents must be what Explanation.to_dict() returns; they have no {missing}.")
@@ -96,7 +106,9 @@ def explanation_page(contents: Mapping[str, Any]) -> str:
     if predicted is not None and not 0 <= predicted < len(regions):
         raise ValueError(f"predicted_region must be one of the {len(regions)} regions, got {predicted}.")
     size = _numbers("image_size", contents["image_size"], (2,))
-    boxes = _numbers("boxes of regions", [region["box"] for region in regions], (len(regions), 4)) * np.tile(size, 2)
+    boxes = _numbers("boxes of regions", [region["box"] for region in regions], (len(regions), 4))
+    check_places(boxes)
+    boxes = boxes * np.tile(size, 2)
     answers = contents["answers"][:NUM_ANSWERS]
     scores = _numbers("scores of answers", [one["score"] for one in answers], (len(answers),)).clip(0, 1)
 
@@ -106,13 +118,15 @@ def explanation_page(contents: Mapping[str, Any]) -> str:
         resources.files(__package__).joinpath(f"explanation_page.{kind}").read_text("utf-8")
         for kind in ("html", "css", "js")
     )
-    jinja2 = need("jinja2")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    spoken = " ".join(word for word, is_special in zip(words, special) if not is_special).replace(" ##", "")
+    spoken = [word for word, is_special in zip(words, special) if not is_special] or words
+    spoken = " ".join(spoken).replace(" ##", "")
+    number, count = contents["image_number"], contents["num_images"]
     return environment.from_string(html).render(
         title=spoken if len(spoken) <= 80 else f"{spoken[:79]}…",
+        image_of=f", image {number} of {count}" if count > 1 else "",
         words=list(zip(words, special)),
         regions=[
             {
@@ -193,8 +207,9 @@ def _numbers(name: str, values: Sequence, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _packed(name: str, values: Sequence, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Numbers in two bytes each: where they lie between the lowest (or 0) and the highest."""
-    array = _numbers(name, values, shape)
-    low, high = min(array.min(), 0.0), max(array.max(), 0.0)
-    codes = ((array - low) / ((high - low) or 1) * np.iinfo(np.uint16).max).round().astype("<u2")
-    return {"low": low, "high": high, "codes": base64.b64encode(codes.tobytes()).decode()}
+    """Numbers in two bytes each: the root of their share of the highest."""
+    # Roots, since a row may hold small numbers alone, and is divided by its sum. Below 0 are errors of rounding.
+    array = _numbers(name, values, shape).clip(0)
+    high = array.max()
+    codes = (np.sqrt(array / (high or 1)) * np.iinfo(np.uint16).max).round().astype("<u2")
+    return {"high": high, "codes": base64.b64encode(codes.tobytes()).decode()}

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .explanation_page import check_page_path, embedded_picture, write_page
+from .explanation_page import check_page_path, check_places, embedded_picture, write_page
 from .explanation_pictures import draw
-from .explanation_targets import Example, Target
+from .explanation_targets import Example, Target, as_index
 from .extraction import open_image
 from .optional_packages import need
 from .relevance import MAPS
@@ -104,6 +104,16 @@ class Explanation:
     def images(self) -> list["Explanation"]:
         """An explanation for each image of the example: this one, and those of further images."""
         return [self, *self.other_images]
+
+    @property
+    def num_images(self) -> int:
+        """Of the example."""
+        return 1 if self._target is None else len(self._target.items)
+
+    @property
+    def image_number(self) -> int:
+        """Which of them this explanation is about, from 1."""
+        return 1 if self._target is None else self._target.items.index(self._item) + 1
 
     # Views
 
@@ -285,11 +295,7 @@ class Explanation:
             ValueError: if the picture is not as large as `image_size`, the regions have no places of their own, or
                 there is no such word, region, direction, layer or head.
         """
-        if len(self.boxes) > 2 and (self.boxes[1:] == self.boxes[:1]).all():
-            raise ValueError(
-                "All regions cover the same box, so that there is nothing to draw: their record has no boxes. Supply "
-                "Regions.boxes [N, 4], in pixels."
-            )
+        check_places(self.boxes)
         if word is not None and region is not None:
             raise ValueError("Give word or region, not both.")
         if direction is not None and direction not in ("text_to_vision", "vision_to_text"):
@@ -344,14 +350,17 @@ class Explanation:
     def _position(name: str, wanted: int | str, names: list[str]) -> int:
         if isinstance(wanted, str) and wanted in names:
             return names.index(wanted)
-        if not isinstance(wanted, int) or not 0 <= wanted < len(names):
+        if (index := as_index(wanted)) is None or not 0 <= index < len(names):
             raise ValueError(f"{name} must be within 0 to {len(names) - 1}, or one of {names}, got {wanted!r}.")
-        return wanted
+        return index
 
     # Exports
 
     def to_dict(self, image: Any = None) -> dict[str, Any]:
         """All of it as plain lists, strings and numbers, as JSON has them.
+
+        Of an example of several images it is about this one, "image_number" (from 1) of "num_images";
+        `images[1].to_dict()` is about the second.
 
         Args:
             image: the picture (path, PIL image, array), to be held in it.
@@ -371,6 +380,8 @@ class Explanation:
             ],
             "image": None if image is None else data_uri(self.picture(image)),
             "image_size": list(self.image_size),
+            "image_number": self.image_number,
+            "num_images": self.num_images,
             "target": self.target,
             "answers": answers,
             "predicted_region": self.predicted_region,
@@ -388,7 +399,7 @@ class Explanation:
         }
 
     def to_json(self, path: str | Path | None = None, image: Any = None) -> str:
-        """`to_dict` as JSON text, which is also written to `path` if one is given."""
+        """`to_dict` (of this image) as JSON text, which is also written to `path` if one is given."""
         text = json.dumps(self.to_dict(image), allow_nan=False)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
@@ -397,13 +408,15 @@ class Explanation:
     def to_html(self, path: str | Path, image: Any = None):
         """Write a page to look at it in any browser, without a server or network: hover over a word, or a region.
 
+        Of an example of several images it is about this one, and says so; `images[1].to_html(...)` is about the second.
+
         Args:
             path: the file, such as "page.html".
             image: the picture (path, PIL image, array); the page holds it, with at most 1000 pixels a side.
 
         Raises:
-            ValueError: if the file cannot be written, the picture is not as large as `image_size`, or the model has no
-                co-attention layer.
+            ValueError: if the file cannot be written, the picture is not as large as `image_size`, the regions have no
+                places of their own, or the model has no co-attention layer.
         """
         check_page_path(path)
         picture = None if image is None else embedded_picture(self.picture(image))
@@ -411,6 +424,8 @@ class Explanation:
 
     def to_table(self) -> Any:
         """A row for every number: a `pandas.DataFrame` where pandas is installed, else a list of dicts.
+
+        Of an example of several images it is about this one; `images[1].to_table()` is about the second.
 
         Columns: "kind" ("attention" or "relevance"), "direction", "layer" and "head" (None for relevance), "query" and
         "key" (positions), "query_name" and "key_name" (words, or labels of regions), "value" (not normalised anew).

@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .configuration_vilbert import ViLBertConfig
 from .heads_vilbert import REGION_INPUTS, TEXT_INPUTS
 from .image_processing_vilbert import best_regions, is_regions
 from .regions_vilbert import Regions
@@ -59,7 +60,8 @@ class Places:
                 f"regions do not fit inputs: their {len(record)} boxes are not those in region_locations, which has "
                 f"{count} (the whole image included). Give the Regions that the processor made the inputs of."
             )
-        names = [None if record.labels is None else str(record.labels[row]) for row in kept]
+        labels = [None] * len(record) if record.labels is None else record.labels
+        names = [None if labels[row] is None else str(labels[row]) for row in kept]
         is_global = np.zeros(count, bool)
         is_global[:1] = np.allclose(rows[:1, :4], [0, 0, 1, 1], atol=ROUNDING)
         return cls(rows[:, :4].clip(0, 1), [None] * in_front + names, is_global, record.image_size)
@@ -93,6 +95,9 @@ class Example:
     """
 
     def __init__(self, model: PreTrainedModel, inputs: Mapping[str, Any], task: str | None = None):
+        # By name, since code that came with a checkpoint has classes of its own.
+        if getattr(getattr(model, "config", None), "model_type", None) != ViLBertConfig.model_type:
+            raise ValueError(f"model must be a ViLBERT model, got {type(model).__name__}.")
         self.model, self.trunk, self.task = model, model.base_model, task
         self.kind = self._kind()
         if not hasattr(inputs, "keys"):
@@ -331,11 +336,11 @@ class Target:
     @classmethod
     def _word(cls, example: Example, outputs: ModelOutput, wanted: Sequence, tokenizer: Any) -> "Target":
         count = outputs.prediction_logits.shape[1] - example.has_task_token
-        if len(wanted) != 2 or not isinstance(wanted[0], int) or not 0 <= wanted[0] < count:
+        position, token = (as_index(wanted[0]), wanted[1]) if len(wanted) == 2 else (None, None)
+        if position is None or not 0 <= position < count:
             raise ValueError(
                 f"target: a masked word is (position, token), its position within 0 to {count - 1}, got {wanted!r}."
             )
-        position, token = wanted
         row = position + (example.has_task_token and position > 0)
         found = cls("word", "softmax", text_row=row, vision_row=None)
         logits = found.logits(outputs)[0].detach().float()
@@ -346,13 +351,14 @@ class Target:
             if number is None or (number == tokenizer.unk_token_id and token != tokenizer.unk_token):
                 raise ValueError(f"target: {token!r} is no token of the tokenizer's vocabulary.")
             token = number
-        if token is not None and not 0 <= operator.index(token) < len(logits):
-            raise ValueError(f"target: a token must be within 0 to {len(logits) - 1}, got {token!r}.")
         scores, best = found.scores(logits[None])[0], logits.topk(min(NUM_ANSWERS, len(logits))).indices.tolist()
+        number = best[0] if token is None else as_index(token)
+        if number is None or not 0 <= number < len(logits):
+            raise ValueError(f"target: a token must be within 0 to {len(logits) - 1}, got {token!r}.")
         name = (
             (lambda number: f"#{number}") if tokenizer is None else (lambda number: tokenizer.decode([number]).strip())
         )
-        found.index = best[0] if token is None else operator.index(token)
+        found.index = number
         found.label = f"{name(found.index)} (word {position})"
         found.answers = [{"label": name(number), "score": scores[number].item()} for number in best]
         return found
@@ -398,15 +404,20 @@ def _index(wanted: Any, names: list[str], allowed: torch.Tensor | None) -> int:
         if wanted not in names:
             raise ValueError(f"target must be one of {some}, or an index, got {wanted!r}.")
         return names.index(wanted)
-    try:
-        index = operator.index(wanted)
-    except TypeError:
-        index = None
-    if index is None or isinstance(wanted, bool) or not 0 <= index < len(names):
+    index = as_index(wanted)
+    if index is None or not 0 <= index < len(names):
         raise ValueError(f"target must be within 0 to {len(names) - 1}, or one of {some}, got {wanted!r}.")
     if allowed is not None and not allowed[index]:
         raise ValueError(f"target {index} is a region that region_attention_mask hides.")
     return index
+
+
+def as_index(wanted: Any) -> int | None:
+    """An integer of any library as one of Python; None if it is none."""
+    try:
+        return None if isinstance(wanted, (bool, np.bool_)) else operator.index(wanted)
+    except TypeError:
+        return None
 
 
 def flat(regions: Any) -> Iterator[Any]:

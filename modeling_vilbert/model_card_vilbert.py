@@ -32,6 +32,10 @@ PRETRAINING = ("pretraining", "gives back masked words and regions, and says whe
 TRUNK = ("feature-extraction", "gives states of words and regions, without a head for a task")
 # Those of HEAD_TASKS that the Hub knows: https://huggingface.co/tasks
 HUB_TASKS = ("visual-question-answering", "feature-extraction")
+# What `model_card` takes as metadata; results and their name have arguments of their own.
+METADATA = set(inspect.signature(ModelCardData).parameters) - {"kwargs", "eval_results", "model_name"}
+# So begins the line that Transformers puts into Hugging Face's template of a card.
+TEMPLATE_LINE = "This is the model card of a"
 
 TEMPLATE = """\
 ---
@@ -172,9 +176,8 @@ def model_card(
         raise ValueError(f"model must be a ViLBERT model, got {type(model).__name__}.")
     if not isinstance(name, str) or not name.strip() or "\n" in name:
         raise ValueError(f"name must be that of a repository or folder, got {name!r}.")
-    known = set(inspect.signature(ModelCardData).parameters) - {"kwargs", "eval_results", "model_name"}
-    if unknown := sorted(metadata.keys() - known):
-        raise ValueError(f"metadata must be of {sorted(known)}, got {unknown}.")
+    if unknown := sorted(metadata.keys() - METADATA):
+        raise ValueError(f"metadata must be of {sorted(METADATA)}, got {unknown}.")
     results = [_plain(result) for result in ([results] if isinstance(results, EvalResult) else results)]
     limits = [limits] if isinstance(limits, str) else list(limits)
 
@@ -400,14 +403,26 @@ def _listed(value: str | Sequence[str]) -> list[str]:
 def replace_empty_card(model: Any, file: str | Path, name: str):
     """Put a card of ours where Transformers has put its template, which says nothing; leave a card that somebody wrote.
 
+    A template with a line of somebody's own is such a card. The metadata of a replaced one is kept.
+
     Args:
         model, name: as of `model_card`.
         file: the `README.md`. Where there is none, one is written.
     """
-    file, tags = Path(file), None
+    file, given = Path(file), {}
     if file.exists():
         card = ModelCard.load(file, ignore_metadata_errors=True)
-        if "[More Information Needed]" not in card.text:
+        own = _lines(card) - _lines(ModelCard.from_template(ModelCardData()))
+        if not card.text.strip().startswith("# Model Card for") or any(not x.startswith(TEMPLATE_LINE) for x in own):
             return
-        tags = card.data.tags
-    model_card(model, name, tags=tags).save(file)
+        given = {key: value for key, value in vars(card.data).items() if value is not None}
+    results = given.pop("eval_results", ())
+    card = model_card(model, name, results, **{key: value for key, value in given.items() if key in METADATA})
+    for key, value in given.items():
+        if key not in METADATA:
+            card.data[key] = value
+    card.save(file)
+
+
+def _lines(card: ModelCard) -> set[str]:
+    return {line.strip() for line in card.text.splitlines()}

@@ -1,13 +1,15 @@
-"""The main example, cut short: what it leaves, and what it says about bad arguments."""
+"""The main example, cut short: what it leaves, and what it says about bad arguments. The picture of the schedule."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import EXAMPLES
+from tiny import tiny_config
 
-from modeling_vilbert import ViLBertForQuestionAnswering
+from modeling_vilbert import ViLBertConfig, ViLBertForQuestionAnswering
 
 
 MAIN = EXAMPLES / "visual_question_answering.py"
@@ -43,3 +45,18 @@ def test_a_damaged_cache_is_named(small_run, tmp_path):
     command = [sys.executable, MAIN, "--max-steps", "2", "--cache", tmp_path, "--output", tmp_path / "runs"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode != 0 and "Delete it" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_the_picture_of_the_schedule(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import draw_schedule
+
+    committed = draw_schedule.DRAWN.read_text(encoding="utf-8")
+    assert committed == draw_schedule.draw(ViLBertConfig())
+    # Another model's does not go there.
+    tiny_config().save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["draw_schedule.py", "--model", "model"])
+    draw_schedule.main()
+    assert draw_schedule.DRAWN.read_text(encoding="utf-8") == committed
+    assert Path("schedule.svg").read_text(encoding="utf-8") == draw_schedule.draw(tiny_config())

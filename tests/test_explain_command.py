@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ def test_answers_and_the_page(target, label, folder, regions, capsys):
     ]
     assert "data:image/png;base64," in text and "<b>right" not in text
     codes = np.frombuffer(base64.b64decode(data["relevance"]["regions"]["codes"]), "<u2")
-    found = codes / 65535 * data["relevance"]["regions"]["high"]
+    found = (codes / 65535) ** 2 * data["relevance"]["regions"]["high"]
     np.testing.assert_allclose(found, expected.relevance["regions"], atol=1e-5)
 
 
@@ -163,6 +164,18 @@ def test_what_is_wrong_is_said(arguments, settings, message, folder, capsys):
     assert command(*arguments, **settings) == 1
     said = capsys.readouterr().err
     assert re.search(rf"^vilbert: .*{message}.*\n\Z", said, re.MULTILINE) and not os.path.exists("page.html")
+
+
+def test_regions_without_places(folder, regions, tmp_path, capsys):
+    model = folder(ViLBertForQuestionAnswering)
+    everywhere = Regions([[0, 0, *SIZE]] * 3, regions.features, SIZE, image_id="7")
+    shutil.rmtree("store")
+    write_regions([everywhere], "store")
+    assert command() == 1
+    assert "Supply Regions.boxes" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="Supply Regions.boxes"):
+        explained(model, everywhere).to_html("page.html")
+    assert not os.path.exists("page.html")
 
 
 def test_a_picture_that_is_not_of_the_regions(folder, capsys):

@@ -239,6 +239,16 @@ def test_every_head(case):
         assert explanation.words[1] == "[TASK]" and explanation.word_is_special[1]
 
 
+def test_each_of_several_images_knows_its_number():
+    model_class, inputs, regions, _ = EVERY["images"]
+    images = explain(model_of(model_class), inputs, regions).images
+    assert [(one.image_number, one.num_images) for one in images] == [(1, 2), (2, 2)]
+    assert [one.to_dict()["image_number"] for one in images] == [1, 2]
+    model_class, inputs, regions, settings = EVERY["matches"]
+    one = explain(model_of(model_class), inputs, regions, **settings)
+    assert (one.image_number, one.num_images) == (1, 1)
+
+
 def test_the_target_is_the_choice_alone():
     """Another choice's words have no part in it."""
     model = model_of(ViLBertForMultipleChoice)
@@ -272,6 +282,21 @@ def test_words_and_places(answer):
     np.testing.assert_allclose(explanation.boxes[1:] * [100, 80, 100, 80], regions.boxes[[1, 3, 5]], rtol=1e-5)
     bare = explain(model, inputs, regions)
     assert bare.words[:2] == ["#101", "#2003"] and bare.word_is_special.nonzero()[0].tolist() == [0, 12]
+
+
+def test_indices_of_numpy(answer):
+    explanation, two = answer[-1], np.int64(2)
+    for settings in ({"word": two}, {"region": two}, {"kind": "attention", "layer": np.int64(1), "head": two}):
+        assert explanation.plot(**settings).axes
+    pretraining = explain(model_of(ViLBertForPreTraining), PAIR, ONE, (two, np.int32(9)))
+    assert pretraining.target == "#9 (word 2)"
+
+
+def test_a_region_without_a_label_among_others():
+    regions = record(3)
+    regions.labels = ["thing", None, "other"]
+    found = explain(model_of(ViLBertForQuestionAnswering), inputs_of(words(1, 7), regions), regions)
+    assert found.region_labels == [None, "thing", None, "other"]
 
 
 @pytest.mark.parametrize("kind", ["relevance", "attention"])
@@ -334,8 +359,8 @@ def test_the_json_form(answer):
     model, _, _, explanation = answer
     found = json.loads(explanation.to_json(image=Image.new("RGB", SIZE)))
     assert list(found) == [
-        "words", "word_is_special", "regions", "image", "image_size", "target", "answers", "predicted_region",
-        "attention", "relevance", "heads",
+        "words", "word_is_special", "regions", "image", "image_size", "image_number", "num_images", "target", "answers",
+        "predicted_region", "attention", "relevance", "heads",
     ]  # fmt: skip
     assert found["image"].startswith("data:image/png;base64,") and found["image_size"] == [100, 80]
     assert found["regions"][0] == {"box": [0, 0, 1, 1], "label": None, "is_global": True}
@@ -360,14 +385,30 @@ def test_the_table(answer, monkeypatch):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("heads", [{}, {"num_attention_heads": 4, "v_num_attention_heads": 4}])
+def test_the_arguments_of_bertviz(direction, heads):
+    model = model_of(ViLBertForQuestionAnswering, **heads)
+    explanation = explain(model, PAIR, ONE)
+    arguments = explanation.to_bertviz(direction)
+    looks, looked_at = (7, 5) if direction == "text_to_vision" else (5, 7)
+    names = {7: explanation.words, 5: ["whole image", *(f"{i + 1} thing {i}" for i in range(4))]}
+    assert arguments.pop("decoder_tokens") == names[looks] and arguments.pop("encoder_tokens") == names[looked_at]
+    shapes = {name: [tuple(layer.shape) for layer in layers] for name, layers in arguments.items()}
+    expected = {"cross_attention": [(1, 4, looks, looked_at)] * 2}
+    if heads:
+        # BertViz takes one number of heads alone.
+        expected["decoder_attention"] = [(1, 4, looks, looks)] * 2
+        expected["encoder_attention"] = [(1, 4, looked_at, looked_at)] * 2
+    assert shapes == expected
+    assert all(layer.dtype == torch.float32 for layers in arguments.values() for layer in layers)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_bertviz_takes_it(direction):
     bertviz = pytest.importorskip("bertviz")
     alike = model_of(ViLBertForQuestionAnswering, num_attention_heads=4, v_num_attention_heads=4)
-    for one, roles in ((explain(alike, PAIR, ONE), 3), (explain(model_of(ViLBertForQuestionAnswering), PAIR, ONE), 1)):
-        arguments = one.to_bertviz(direction)
-        looks = (7, 5) if direction == "text_to_vision" else (5, 7)
-        assert [layer.shape for layer in arguments["cross_attention"]] == [(1, 4, *looks)] * 2
-        assert sum(name.endswith("_attention") for name in arguments) == roles
+    for model in (alike, model_of(ViLBertForQuestionAnswering)):
+        arguments = explain(model, PAIR, ONE).to_bertviz(direction)
         for view in (bertviz.head_view, bertviz.model_view):
             assert "whole image" in view(**arguments, html_action="return").data
 
@@ -441,7 +482,10 @@ BAD = [
     (GROUNDING, PAIR, ONE, {"target": 5}, "within 0 to 4"),
     (PRETRAINING, PAIR, ONE, {"target": "red"}, "aligned"),
     (PRETRAINING, PAIR, ONE, {"target": (7, 3)}, "position within 0 to 6"),
+    (PRETRAINING, PAIR, ONE, {"target": (True, 3)}, "position within 0 to 6"),
+    (PRETRAINING, PAIR, ONE, {"target": (1.5, 3)}, "position within 0 to 6, got .1.5, 3"),
     (PRETRAINING, PAIR, ONE, {"target": (1, 61)}, "within 0 to 60"),
+    (PRETRAINING, PAIR, ONE, {"target": (1, 1.5)}, "within 0 to 60"),
     (PRETRAINING, PAIR, ONE, {"target": (1, "red")}, "needs processor"),
     (ViLBertForMultiTask, PAIR, ONE, {}, "task must be one of"),
     (ViLBertForImagesAndTextClassification, PAIR, ONE, {}, "axis of images"),
@@ -455,9 +499,15 @@ def test_bad_input_is_named(model_class, inputs, regions, settings, said):
         explain(model_of(model_class), inputs, regions, **settings)
 
 
+def test_another_model_is_named():
+    with pytest.raises(ValueError, match="model must be a ViLBERT model, got Linear"):
+        explain(torch.nn.Linear(2, 2), PAIR, ONE)
+
+
 @pytest.mark.parametrize(
     "ask, said",
     [
+        (lambda e: e.plot(word=True), "word must be within 0 to 12"),
         (lambda e: e.plot(Image.new("RGB", (64, 64))), "must be 100 x 80 pixels.*got 64 x 64"),
         (lambda e: e.to_dict(Image.new("RGB", (80, 100))), "must be 100 x 80 pixels"),
         (lambda e: e.plot(word="blue"), "word must be"),

@@ -9,6 +9,7 @@ import pytest
 from browser import resize, start_browser
 from PIL import Image
 
+from modeling_vilbert import Explanation
 from modeling_vilbert.explanation_page import check_page_path, embedded_picture, explanation_page, write_page
 
 
@@ -46,6 +47,8 @@ def contents_of(words=WORDS, boxes=BOXES, labels=None, layers=2, heads=3, **fiel
         ],
         "image": embedded_picture(Image.new("RGB", (60, 40), "teal")),
         "image_size": [60, 40],
+        "image_number": 1,
+        "num_images": 1,
         "target": "red",
         "answers": [{"label": "red", "score": 0.75}, {"label": "blue", "score": 0.125}],
         "predicted_region": 2,
@@ -122,6 +125,12 @@ class Page:
         script = """return [...document.querySelectorAll('[data-word]')]
             .map((word) => +getComputedStyle(word, '::before').opacity)"""
         return np.array(self.run(script)) / 0.6
+
+    def table(self):
+        """All weights, [words, regions]."""
+        self.run("document.querySelector('#all').open = true")
+        cells = "return [...document.querySelectorAll('#all td')].slice(1).map((cell) => +cell.textContent)"
+        return np.array(self.run(cells)).reshape(len(self.contents["regions"]), -1).T
 
     def maps(self, kind="attention", direction="text_to_vision"):
         return np.array(self.contents[kind][direction])
@@ -203,23 +212,82 @@ def test_it_begins_with_relevance_and_without_what_is_special(browser, tmp_path)
 def test_leaving_out(page):
     page.click("[name=withoutGlobal]")
     page.hover("[data-word='2']")
-    kept = page.maps()[..., 1:]
-    expected = (kept / kept.sum(-1, keepdims=True)).mean((0, 1))[2]
-    np.testing.assert_allclose(page.region_opacity(), shine(expected, 3), atol=2e-3)
-    page.click("#all summary")
-    shown = np.array(
-        page.run("return [...document.querySelectorAll('#all td')].slice(1).map((cell) => +cell.textContent)")
-    )
-    np.testing.assert_allclose(shown.reshape(4, 6).sum(0), 1, atol=3e-3)
+    kept = page.maps().mean((0, 1))[2, 1:]
+    np.testing.assert_allclose(page.region_opacity(), shine(kept / kept.sum(), 3), atol=2e-3)
 
     page.click("[name=withoutSpecial]")
     page.click("[value=vision_to_text]")
     page.hover(".box[data-region='2']")
-    kept = page.maps(direction="vision_to_text")[..., 1:5]
-    expected = (kept / kept.sum(-1, keepdims=True)).mean((0, 1))[2]
+    mean = page.maps(direction="vision_to_text").mean((0, 1))
+    kept = mean[2, 1:5]
+    np.testing.assert_allclose(page.word_opacity(), [0, *shine(kept / kept.sum(), 4), 0], atol=4e-3)
+    # Nothing under the pointer: the mean over the regions that are kept.
+    page.hover("h1")
+    kept = mean[1:, 1:5]
+    expected = (kept / kept.sum(-1, keepdims=True)).mean(0)
     np.testing.assert_allclose(page.word_opacity(), [0, *shine(expected, 4), 0], atol=4e-3)
-    page.hover("[data-word='0']")
-    assert "left out" in page.text("#summary")
+    for measure in ("attention", "relevance"):
+        page.click(f"[value={measure}]")
+        page.hover("[data-word='0']")
+        assert "left out" in page.text("#summary")
+        page.hover("h1")
+
+
+@pytest.mark.parametrize("direction", ["text_to_vision", "vision_to_text"])
+def test_the_table_is_what_weights_returns(browser, tmp_path, direction):
+    contents = contents_of()
+    # A head that looks nearly always at what is left out, and otherwise unevenly.
+    for name, special in (("text_to_vision", [0]), ("vision_to_text", [0, 5])):
+        looks = np.array(contents["attention"][name])
+        looks[1, 2] *= 1e-4
+        looks[1, 2][:, special] += (1 - looks[1, 2].sum(-1, keepdims=True)) / len(special)
+        contents["attention"][name] = looks.tolist()
+    # Of relevance, one word and one region have nearly none.
+    for name in ("text_to_vision", "vision_to_text"):
+        contents["relevance"][name][2] = (np.array(contents["relevance"][name][2]) * 1e-4).tolist()
+    arrays = {
+        kind: {name: np.array(maps) for name, maps in contents[kind].items()} for kind in ("attention", "relevance")
+    }
+    explanation = Explanation(
+        words=WORDS,
+        word_is_special=np.array(contents["word_is_special"]),
+        boxes=np.array(BOXES),
+        region_labels=[None] * 4,
+        region_is_global=np.array([True, False, False, False]),
+        image_size=(60, 40),
+        target="red",
+        answers=[],
+        **arrays,
+    )
+    page = Page(browser, tmp_path / "page.html", contents, raw=False)
+    page.click(f"[value={direction}]")
+
+    def same(**settings):
+        expected = explanation.weights(direction, **settings)
+        expected = expected if direction == "text_to_vision" else expected.T
+        np.testing.assert_allclose(page.table(), expected, atol=3e-3)
+
+    same(kind="relevance")
+    page.click("[value=attention]")
+    same(kind="attention")
+    page.choose("#layer", 1)
+    same(kind="attention", layer=1)
+    page.choose("#head", 2)
+    same(kind="attention", layer=1, head=2)
+    page.click("[name=withoutSpecial]")
+    page.click("[name=withoutGlobal]")
+    same(kind="attention", layer=1, head=2, exclude=False)
+    page.click("[value=relevance]")
+    same(kind="relevance", exclude=False)
+
+
+def test_one_of_several_images_says_so(browser, tmp_path):
+    page = Page(browser, tmp_path / "page.html", contents_of(image_number=2, num_images=2))
+    assert page.text("h1") == "Who looks at what, image 2 of 2" and page.browser.title.endswith(", image 2 of 2")
+
+
+def test_a_title_of_special_words_alone():
+    assert "<title>[CLS] [SEP]</title>" in explanation_page(contents_of(words=["[CLS]", "[SEP]"]))
 
 
 def test_heads(page):
@@ -284,6 +352,17 @@ def test_keys(page):
     assert page.run("return [layer.value, head.value]") == ["1", "1"]
 
 
+def test_a_resting_pointer_leaves_the_keyboard_alone(page):
+    from selenium.webdriver import Keys
+
+    mean = page.maps().mean((0, 1))
+    page.hover("[data-word='4']")
+    page.keys(Keys.TAB, Keys.TAB, Keys.ARROW_RIGHT)
+    np.testing.assert_allclose(page.region_opacity(), shine(mean[1], 4)[1:], atol=2e-3)
+    page.hover("[data-word='3']")
+    np.testing.assert_allclose(page.region_opacity(), shine(mean[3], 4)[1:], atol=2e-3)
+
+
 def test_what_a_screen_reader_is_told(page):
     unnamed = """return [...document.querySelectorAll('button, select, input, rect[role]')].filter((element) =>
         !(element.textContent.trim() || element.getAttribute('aria-label') || element.labels?.[0]?.textContent.trim()))
@@ -311,16 +390,21 @@ def test_answers_and_the_predicted_box(page, browser, tmp_path):
 
 @pytest.mark.parametrize("theme, other", [("light", "dark"), ("dark", "light")])
 def test_themes(browser, tmp_path, theme, other):
-    page = Page(browser, tmp_path / "page.html", contents_of(), theme=theme)
+    page = Page(browser, tmp_path / "page.html", contents_of(), theme=theme, raw=False)
+    assert page.run("return document.querySelectorAll('.left-out').length") == 3
     brightness = (
         "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number).reduce((a, b) => a + b)"
     )
-    contrast = """const light = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map((x) => x / 255)
+    contrast = """const numbers = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);
+        const light = (colour) => colour.map((x) => x / 255)
         .map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
         .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
-        const paper = light(getComputedStyle(document.body).backgroundColor);
-        return [...document.querySelectorAll('body, h2, .note, th, #words .special')].map((element) => {
-          const ink = light(getComputedStyle(element).color);
+        const paper = light(numbers(getComputedStyle(document.body).backgroundColor));
+        return [...document.querySelectorAll('body, h2, .note, th, #words .special, .left-out')].map((element) => {
+          let opacity = 1;
+          for (let one = element; one; one = one.parentElement) opacity *= getComputedStyle(one).opacity;
+          const ink = light(numbers(getComputedStyle(element).color)
+            .map((x, i) => opacity * x + (1 - opacity) * numbers(getComputedStyle(document.body).backgroundColor)[i]));
           return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05); })"""
     assert (page.run(brightness) > 384) == (theme == "light") and min(page.run(contrast)) > 4.5
     page.click("#theme")
@@ -430,6 +514,7 @@ def test_a_picture_is_made_smaller_and_stays_what_it_is():
         ({"word_is_special": [True]}, "word_is_special"),
         ({"image": "http://example.org/a.png"}, "data URI"),
         ({"image_size": [0, float("nan")]}, "image_size"),
+        ({"regions": [{"box": [0, 0, 1, 1], "label": None, "is_global": not i} for i in range(4)]}, "Regions.boxes"),
         ({"predicted_region": 4}, "one of the 4 regions"),
         ({"attention": {"text_to_vision": [], "vision_to_text": []}}, "co-attention layer"),
         ({"answers": [{"label": "a", "score": float("nan")}]}, "scores of answers"),

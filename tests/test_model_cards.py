@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from huggingface_hub import EvalResult, ModelCard, metadata_load
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
 from huggingface_hub.errors import EntryNotFoundError
 from small_runs import TASKS, arguments, examples, pretraining_examples, stack, task_data
 from tiny import tiny_config
@@ -270,6 +270,30 @@ def test_a_card_that_somebody_wrote_stays(new_hub):
     ViLBertModel(tiny_config()).push_to_hub("me/mine")
     card = ModelCard(hub.files["README.md"].decode())
     assert card.data.license == "mit" and card.data.tags == ["mine"] and card.text == "\n# Mine\n\nBy hand.\n"
+
+
+def test_a_template_that_somebody_began_to_fill_stays(new_hub):
+    """Most of it still needs information; what its author wrote must not be lost."""
+    data = ModelCardData(license="cc-by-4.0", tags=["mine"])
+    begun = ModelCard.from_template(data, developers="Me", direct_use="Of birds.").content
+    assert "[More Information Needed]" in begun
+    hub = new_hub(begun)
+    ViLBertModel(tiny_config()).push_to_hub("me/mine")
+    card = ModelCard(hub.files["README.md"].decode())
+    assert card.text == ModelCard(begun).text and card.data.license == "cc-by-4.0"
+
+
+def test_the_metadata_of_an_untouched_template_stays(tmp_path):
+    file, result = tmp_path / "README.md", EvalResult(**{**vars(RESULT), "metric_value": 0.75})
+    kept = {"license": "mit", "datasets": ["me/shapes"], "widget": [{"text": "a"}], "model_name": "Shapes"}
+    data = ModelCardData(tags=["mine"], eval_results=[result], **kept)
+    text = ModelCard.from_template(ModelCardData(), model_description="This is the model card of a model.").text
+    file.write_text(f"---\n{data}\n---\n{text}", encoding="utf-8")
+    replace_empty_card(ViLBertModel(tiny_config()), file, "me/mine")
+    card = ModelCard.load(file)
+    assert "More Information Needed" not in card.text and "Of the weights: mit." in card.text and "0.75" in card.text
+    assert {name: card.data[name] for name in kept} == kept and card.data.tags[0] == "vilbert"
+    assert "mine" in card.data.tags and card.data.eval_results[0].metric_value == 0.75
 
 
 def test_a_folder_without_a_card_gets_one(tmp_path):
