@@ -9,12 +9,12 @@
 1. Captions and the images that they are of.
 2. Pairs a second, of some captions with all images: the plain loop over `model(**processor(...))`, which pads every
    batch to its longest, and `ImageTextScorer`, in turns on the same pairs. Both from captions and regions to scores.
+   Several processes leave it out.
 3. All captions with all images, into `scores.npy` in `--output`. A run that was killed goes on when it is called again.
 4. Recall in both directions, and what is found for one caption.
 """
 
 import argparse
-import os
 import statistics
 import sys
 import time
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from scenes import compose, scene_files
 from transformers import AutoProcessor
 
@@ -77,19 +78,22 @@ def main():
     parser.add_argument("--train_scenes", type=int, default=2000)
     parser.add_argument("--test_scenes", type=int, default=200)
     parser.add_argument("--output", type=Path, default=Path("runs/retrieve"), help="folder; default: %(default)s")
-    parser.add_argument("--pairs", type=int, default=5000, help="about so many to compare; 0: none")
+    parser.add_argument("--pairs", type=int, default=5000, help="about so many to compare, in one process; 0: none")
     parser.add_argument("--batch_size", type=int, default=128, help="pairs that go through the model together")
     parser.add_argument("--bf16", action="store_true", help="compute in bf16")
     options = parser.parse_args()
     if not (options.model / "config.json").is_file():
         sys.exit(f"{sys.argv[0]}: --model {options.model} holds no model. python examples/pretrain.py trains one.")
 
+    processes = PartialState(cpu=not torch.accelerator.is_available())
+
     # 1. Captions and images
     if options.captions:
         rows, store = read_rows("retrieval_coco", options.captions, options.split), open_regions(options.regions)
     else:
         sizes = {"train": options.train_scenes, "val": options.test_scenes, "test": options.test_scenes}
-        folder = compose(options.scenes / f"{options.train_scenes}-{options.test_scenes}", **sizes, seed=0)
+        with processes.main_process_first():
+            folder = compose(options.scenes / f"{options.train_scenes}-{options.test_scenes}", **sizes, seed=0)
         rows = read_rows("retrieval_coco", *scene_files(folder, "retrieval_coco", "test"))
         store = open_regions(folder / "regions")
     texts = [row["text"] for row in rows]
@@ -97,12 +101,10 @@ def main():
 
     processor = AutoProcessor.from_pretrained(options.model)
     model = model_loader(ViLBertMatchingPipeline).from_pretrained(options.model).eval()
-    if options.bf16:
-        model = model.to(torch.bfloat16)
-    main_process = int(os.environ.get("RANK", "0")) == 0
+    model = model.to(processes.device, torch.bfloat16 if options.bf16 else None)
 
     # 2. Pairs a second
-    if options.pairs and main_process:
+    if options.pairs and processes.num_processes == 1:
         count = min(max(options.pairs // len(images), 1), len(texts))
         some = np.random.default_rng(0).choice(len(texts), count, replace=False)
         compare(model, processor, [texts[number] for number in some], list(images.values()), options.batch_size)
@@ -110,7 +112,7 @@ def main():
     # 3. All pairs
     scorer = ImageTextScorer(model, processor, batch_size=options.batch_size)
     scores = scorer.score(texts, images, output=options.output / "scores.npy")
-    if not main_process:
+    if not processes.is_main_process:
         return
 
     # 4. What that is good for

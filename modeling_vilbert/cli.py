@@ -365,9 +365,7 @@ def add_search(commands: argparse._SubParsersAction):
         help="a file of {image id: caption or captions}: score only the images whose captions have most words in "
         "common with the text",
     )
-    parser.add_argument(
-        "--shortlist", type=int, default=100, metavar="N", help="how many those are; default: %(default)s"
-    )
+    parser.add_argument("--shortlist", type=int, metavar="N", help="how many those are; default: 100")
     parser.add_argument("--head", metavar="NAME", help="of a model of many tasks; default: its matching head")
     parser.add_argument("--task-token", type=int, metavar="N", help="of a model with task tokens; default: the head's")
     add_store_options(parser)
@@ -376,13 +374,16 @@ def add_search(commands: argparse._SubParsersAction):
 
 def run_search(options: argparse.Namespace):
     folder = model_folder(options)
+    if options.shortlist is not None and options.captions is None:
+        raise ValueError("--shortlist is of the images that --captions describe: give that, too.")
+    shortlist = 100 if options.shortlist is None else options.shortlist
     store = open_regions(options.regions, options.format, options.missing_boxes, read_image_sizes(options.image_sizes))
     captions = None if options.captions is None else read_captions(options.captions)
     model = model_loader(ViLBertMatchingPipeline).from_pretrained(folder)
     scorer = ImageTextScorer(
         model, AutoProcessor.from_pretrained(folder), head=options.head, task_token=options.task_token
     )
-    found = search(scorer, options.query, store, options.top, captions, options.shortlist, sys.stderr.isatty())
+    found = search(scorer, options.query, store, options.top, captions, shortlist, sys.stderr.isatty())
     for image_id, score in found:
         print(f"{score:.4f}  {image_id}")
 

@@ -150,8 +150,11 @@ Side = Texts | Images
 
 
 def names_of(values: Any, kind: str) -> tuple[Any, Sequence[Any]]:
-    """A mapping or a sequence of items -> itself, and what its items are called: keys, or numbers from 0."""
-    if not isinstance(values, Mapping) and not (hasattr(values, "__getitem__") and hasattr(values, "__len__")):
+    """A mapping, or a sequence or an array as a sequence, and what its items are called: keys, or numbers from 0."""
+    if not isinstance(values, (Mapping, Sequence)) and hasattr(values, "tolist"):
+        # An array, or a column of pandas, which takes numbers for labels: of a sorted one they are not places.
+        values = values.tolist()
+    if not isinstance(values, (Mapping, Sequence)) or isinstance(values, str):
         raise ValueError(f"{kind} must be a list or a mapping, got {type(values).__name__}.")
     if len(values) == 0:
         raise ValueError(f"{kind} must be at least one, got none.")

@@ -217,6 +217,9 @@ class ViLBertForPreTraining(ViLBertPreTrainedModel):
         head = ViLBertMatchingHead(self.config).to(self.alignment_head.weight)
         with torch.no_grad():
             for name, value in self.alignment_head.named_parameters():
+                if hasattr(value, "__tensor_flatten__"):
+                    # Quantized weights are for multiplying only.
+                    value = value.dequantize()
                 getattr(head.classifier, name).copy_(value[:1] - value[1:])
         model.vilbert, model.head = self.vilbert, head
         return model.train(self.training)

@@ -10,6 +10,7 @@ text and each image, `pair_sides` how both are read, `pair_tiles` which pairs go
 Shapes: N texts, M images.
 """
 
+import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,9 +36,9 @@ from .split_model import Kept, SplitModel
 class ImageTextScorer:
     """Scores how well texts and images match, all with all, and ranks images for a text or texts for an image.
 
-    The numbers are those of `model(**processor(images=..., text=...)).logits`, up to rounding (1e-4 in fp32), in a
-    fraction of the time: what depends on a text or an image alone is computed once, pairs of like lengths go through
-    the model together, and its last layers are finished for the pooled vectors only.
+    The numbers are those of `model(**processor(images=..., text=...)).logits`, up to rounding (1e-4 in fp32), with less
+    work: what depends on a text or an image alone is computed once, pairs of like lengths go through the model
+    together, and its last layers are finished for the pooled vectors only.
 
     Args:
         model: a `ViLBertForImageAndTextRetrieval`; a `ViLBertForPreTraining`, whose alignment head ranks without any
@@ -117,8 +118,8 @@ class ImageTextScorer:
         arguments, a model on its own device, and `output`.
 
         Args:
-            texts: N strings: a list, or a mapping with any keys.
-            images: M `Regions`: a list, or a mapping such as `open_regions` gives, which is read as needed. With a
+            texts: N strings: a list, an array, a column of a table, or a mapping with any keys.
+            images: M `Regions`: the same, or a mapping such as `open_regions` gives, which is read as needed. With a
                 `region_extractor` the processor makes them of a list of pictures.
             output: a file for the scores, in NumPy's format. Beside it, `<output>.json` says of which run it is: a run
                 that was killed is gone on with by the same call, and ends with the same bytes; one that is complete is
@@ -130,8 +131,9 @@ class ImageTextScorer:
 
         Raises:
             ValueError: if there is no text or no image, a text has no word, an image does not fit the model,
-                `memory_budget` is too small for one text and one image (it says what they need), or `output` holds
-                anything but scores of this run.
+                `memory_budget` is too small for one text and one image (it says what they need), a score is not finite
+                (what was computed before is in `output`), `output` holds anything but scores of this run, or is given
+                with a model that has adapters (PEFT), which have to be merged into it.
         """
         workers = Workers(self.model.device)
         if workers.count > 1 and output is None:
@@ -154,7 +156,7 @@ class ImageTextScorer:
                 "model": split.fingerprint(self.task_token, self.autocast),
                 "tile": list(tiles.size),
             }
-            with ScoreFile(output, shape, run, workers) as file:
+            with ScoreFile(output, shape, run, math.prod(tiles.shape), workers) as file:
                 # Of two processes each takes every second tile of a row and of a column: like shares of short and long.
                 mine = [tile for tile in np.ndindex(tiles.shape) if sum(tile) % workers.count == workers.number]
                 left = [tile for tile in mine if tiles.number(*tile) not in file.done]
@@ -289,18 +291,20 @@ class ImageTextScorer:
                             texts[row] = self._keep(split, sides[0], tiles.texts[row])
                         if column not in images:
                             images[column] = self._keep(split, sides[1], tiles.images[column])
+                        groups, pairs = (tiles.texts[row], tiles.images[column]), jobs[row, column]
+                        if pairs is None:
+                            pairs = np.indices([len(group) for group in groups]).reshape(2, -1)
                         both = texts[row], images[column]
-                        values = self._scores(split, both, jobs[row, column], bar)
+                        values = self._scores(split, both, pairs, bar)
                         # It must not outlive the span.
                         del both
+                        check_finite(values, *(side.names for side in sides), *map(np.take, groups, pairs))
                         yield (row, column), values
 
     def _scores(
-        self, split: SplitModel, sides: tuple[Kept, Kept], pairs: tuple[np.ndarray, np.ndarray] | None, bar: Any
+        self, split: SplitModel, sides: tuple[Kept, Kept], pairs: tuple[np.ndarray, np.ndarray], bar: Any
     ) -> np.ndarray:
-        """Pairs, as places of their texts and of their images among what is kept, or None for all -> scores [pairs]."""
-        if pairs is None:
-            pairs = np.indices([len(kept.lengths) for kept in sides]).reshape(2, -1)
+        """Pairs, as places of their texts and of their images among what is kept -> scores [pairs]."""
         # Pooled vectors that never met are multiplied, and no more.
         batch_size = self.batch_size if split.parts.pair else len(pairs[0])
         half = self.autocast is not None or self.model.dtype != torch.float32
@@ -406,6 +410,19 @@ def progress_bar(total: int, done: int, shown: bool) -> Any:
     return need("tqdm").tqdm(
         total=total, initial=done, unit="pair", unit_scale=True, desc="scoring", dynamic_ncols=True, disable=not shown
     )
+
+
+def check_finite(
+    scores: np.ndarray, texts: Sequence[Any], images: Sequence[Any], of_text: np.ndarray, of_image: np.ndarray
+):
+    """Scores [pairs], names of all texts and images, and the numbers of those of the pairs, both [pairs]."""
+    finite = np.isfinite(scores)
+    if not finite.all():
+        bad = int(finite.argmin())
+        raise ValueError(
+            f"model must give finite scores, got {scores[bad]} for texts[{texts[of_text[bad]]!r}] and "
+            f"images[{images[of_image[bad]]!r}]: its weights are not finite, or its numbers too large for their dtype."
+        )
 
 
 def check_candidates(candidates: Any, corpus: Any, names: Sequence[Any]) -> list[Any]:

@@ -61,11 +61,12 @@ class ScoreFile:
         path: the file.
         shape: (N, M).
         run: anything JSON that tells this run from others.
+        tiles: how many there are, with numbers from 0.
         workers: those that call this at once.
 
     Attributes:
         scores: [N, M].
-        done: numbers of the tiles whose scores are there.
+        done: numbers of the tiles whose scores are there. If all are, nothing is written, and nothing locked.
 
     Raises:
         ValueError: if there is anything under this name that is not of this run, or another run is at work on it. It is
@@ -73,11 +74,12 @@ class ScoreFile:
         OSError: if the disk has no room for it.
     """
 
-    def __init__(self, path: str | Path, shape: tuple[int, int], run: dict[str, Any], workers: Workers):
-        self.path, self.shape, self.run, self.workers = Path(path), shape, run, workers
+    def __init__(self, path: str | Path, shape: tuple[int, int], run: dict[str, Any], tiles: int, workers: Workers):
+        self.path, self.shape, self.run, self.tiles, self.workers = Path(path), shape, run, tiles, workers
         self.state = self._beside("json")
         self.own = self.state if workers.count == 1 else self._beside(f"part{workers.number}.json")
-        if workers.number == 0:
+        self._guard = None
+        if workers.number == 0 and not self._is_complete():
             self._lock()
             try:
                 self._check()
@@ -86,8 +88,9 @@ class ScoreFile:
                 self.close()
                 raise
         workers.wait()
-        self.scores = self._mapped("r+")
         self.done = set(self._read(self.state)["done"])
+        self.complete = len(self.done) == tiles
+        self.scores = self._mapped("r" if self.complete else "r+")
         # What others have added is in their own files.
         self._added, self._saved = set(self.done) if workers.count == 1 else set(), time.monotonic()
 
@@ -105,6 +108,8 @@ class ScoreFile:
 
     def finish(self) -> np.memmap:
         """Called when all is computed; the scores, to be read."""
+        if self.complete:
+            return self.scores
         self.save()
         self.workers.wait()
         if self.workers.number == 0:
@@ -118,14 +123,14 @@ class ScoreFile:
     def __exit__(self, kind, error, traceback):
         try:
             # What has been computed stays, whatever happened.
-            if kind is not None:
+            if kind is not None and not self.complete:
                 self.save()
         finally:
             self.close()
 
     def close(self):
         """Let another run in."""
-        if self.workers.number == 0:
+        if self._guard is not None:
             self._guard.release()
 
     def _beside(self, ending: str) -> Path:
@@ -143,6 +148,10 @@ class ScoreFile:
             self._guard.acquire(timeout=0)
         except filelock.Timeout:
             raise ValueError(f"output {self.path} is being written by another run: wait, or give another.") from None
+
+    def _is_complete(self) -> bool:
+        self._check()
+        return self.path.exists() and len(self._read(self.state)["done"]) == self.tiles
 
     def _check(self):
         if not self.path.exists():

@@ -16,7 +16,7 @@ from .retrieval import ImageTextScorer
 def caption_shortlist(query: str, captions: Mapping[Any, str | Sequence[str]], count: int = 100) -> list[Any]:
     """The images whose captions have most words in common with a query, rare words counting more (TF-IDF).
 
-    A first stage that needs no model. Whatever ranks a whole corpus in no time may take its place; see
+    A first stage that needs no model. Whatever ranks a whole corpus at a small cost may take its place; see
     docs/retrieval.md.
 
     Args:
@@ -28,7 +28,7 @@ def caption_shortlist(query: str, captions: Mapping[Any, str | Sequence[str]], c
         Ids, the best first: `candidates` of `ImageTextScorer.rank`.
 
     Raises:
-        ValueError: if there are no captions, none has a word of the query, or `count` is below 1.
+        ValueError: if there are no captions, one is no text, none has a word of the query, or `count` is below 1.
 
     Example:
 
@@ -42,19 +42,32 @@ def caption_shortlist(query: str, captions: Mapping[Any, str | Sequence[str]], c
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count!r}.")
-    rows = [
-        (name, text) for name, of_one in captions.items() for text in ([of_one] if isinstance(of_one, str) else of_one)
-    ]
+    rows = caption_rows(captions)
     if not rows:
         raise ValueError("captions must be at least one, got none.")
     # Words of one letter count as well.
     vectorizer = need("sklearn.feature_extraction.text").TfidfVectorizer(token_pattern=r"\w+")
     names, texts = zip(*rows)
-    scores = (vectorizer.fit_transform(texts) @ vectorizer.transform([query]).T).toarray()[:, 0]
+    try:
+        vectors = vectorizer.fit_transform(texts)
+    except ValueError as error:
+        raise ValueError(f"captions: none of {len(rows)} has a word, as {texts[0]!r} of {names[0]!r}.") from error
+    scores = (vectors @ vectorizer.transform([query]).T).toarray()[:, 0]
     best = [names[place] for place in np.argsort(-scores, kind="stable") if scores[place] > 0]
     if not best:
         raise ValueError(f"captions: none of {len(rows)} has a word of the query {query!r}.")
     return list(dict.fromkeys(best))[:count]
+
+
+def caption_rows(captions: Mapping[Any, str | Sequence[str]], source: str = "captions") -> list[tuple[Any, str]]:
+    """(image id, caption), one after another; a ValueError names the source if one is no text."""
+    rows = []
+    for name, found in captions.items():
+        texts = [found] if isinstance(found, str) else found
+        if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{source}: those of {name!r} must be a text or a list of texts, got {found!r:.80}.")
+        rows += [(name, text) for text in texts]
+    return rows
 
 
 def read_captions(path: str | Path) -> dict[str, str | list[str]]:
@@ -69,11 +82,7 @@ def read_captions(path: str | Path) -> dict[str, str | list[str]]:
         raise ValueError(f"captions {path} are no JSON: {error}") from error
     if not isinstance(captions, dict):
         raise ValueError(f"captions {path} must be {{image id: caption or captions}}, got {type(captions).__name__}.")
-    for name, texts in captions.items():
-        if not all(isinstance(text, str) for text in (texts if isinstance(texts, list) else [texts])):
-            raise ValueError(
-                f"captions {path}: those of {name!r} must be a text or a list of texts, got {texts!r:.80}."
-            )
+    caption_rows(captions, f"captions {path}")
     return captions
 
 

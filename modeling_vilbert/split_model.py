@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 
 import numpy as np
 import torch
@@ -130,13 +131,23 @@ class SplitModel:
         return self.head(outputs)[:, 0]
 
     def fingerprint(self, *settings: object) -> str:
-        """What tells this model's scores from another's: its weights, its config and the settings, as a digest."""
+        """What tells this model's scores from another's: its weights, its config and the settings, as a digest.
+
+        Raises:
+            ValueError: if the model has adapters, which may be switched off or scaled without a trace in its weights.
+        """
+        for part in (self.trunk, self.head):
+            for module in part.modules():
+                if type(module).__module__.startswith("peft."):
+                    raise ValueError(
+                        f"model has adapters ({type(module).__name__} of PEFT), and a file of scores cannot tell how "
+                        "they are set: score without output, or with what PeftModel.merge_and_unload() returns."
+                    )
         fields = {name: value for name, value in self.trunk.config.to_dict().items() if name not in SAYS_NOTHING}
         digest = blake2b(json.dumps([fields, settings], default=str, sort_keys=True).encode(), digest_size=16)
         for part in (self.trunk, self.head):
-            for name, value in part.state_dict().items():
-                digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            for name, value in chain(part.named_parameters(), part.named_buffers()):
+                update_by_tensor(digest, name, value)
         return digest.hexdigest()
 
     def _alone(
@@ -172,6 +183,18 @@ class SplitModel:
 
     def _pooled(self, **states: torch.Tensor) -> dict[str, torch.Tensor]:
         return {stream: getattr(self.trunk, f"{stream}_pooler")(value) for stream, value in states.items()}
+
+
+def update_by_tensor(digest: blake2b, name: str, value: torch.Tensor):
+    digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+    if hasattr(value, "__tensor_flatten__"):
+        # A quantized weight is several tensors and settings; among these is what becomes of the activations.
+        inner, settings = value.__tensor_flatten__()
+        digest.update(str(settings).encode())
+        for one in inner:
+            update_by_tensor(digest, one, getattr(value, one))
+    else:
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def key_mask(real: torch.Tensor) -> torch.Tensor | None:

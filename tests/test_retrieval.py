@@ -11,10 +11,14 @@ import socket
 import sys
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 from accelerate import PartialState
@@ -253,6 +257,45 @@ def test_bf16():
         np.testing.assert_allclose(plain(new_model(), texts, images), expected, atol=0.05)
 
 
+def test_arrays_and_columns_are_read_by_position():
+    texts, images = corpora(3, 2)
+    expected, scorer = plain(new_model(), texts, images), new_scorer()
+    # Labels of a sorted table are numbers, but no places.
+    labelled = {
+        "texts": pandas.Series(texts, index=[2, 0, 1]),
+        "images": pandas.Series([*images.values()], index=[1, 0]),
+    }
+    column = datasets.Dataset.from_dict({"text": texts})["text"]
+    for some_texts, some_images in (
+        (labelled["texts"], labelled["images"]),
+        (np.array(texts), np.array([*images.values(), None], object)[:-1]),
+        (column, images),
+    ):
+        found = scorer.score(some_texts, some_images, progress=False)
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    best = scorer.rank(images["image-0"], labelled["texts"], top_k=1)
+    assert best[0][0] == expected[:, 0].argmax()
+
+
+@pytest.mark.parametrize("model_class", [ViLBertForImageAndTextRetrieval, ViLBertForPreTraining])
+def test_int8_weights(model_class, tmp_path):
+    quantization = pytest.importorskip("torchao.quantization")
+    texts, images = corpora(5, 4)
+    configs = quantization.Int8WeightOnlyConfig(), quantization.Int8DynamicActivationInt8WeightConfig()
+    for number, config in enumerate(configs):
+        model = new_model(model_class)
+        quantization.quantize_(model, config)
+        expected = plain(new_model(model_class), texts, images)
+        found = new_scorer(model).score(texts, images, tmp_path / f"{number}.npy", progress=False)
+        np.testing.assert_allclose(found, expected, atol=0.05, rtol=0)
+        assert np.abs(found - expected).max() > 1e-4
+        again = new_scorer(model).score(texts, images, tmp_path / f"{number}.npy", progress=False)
+        np.testing.assert_array_equal(again, found)
+    # Both have the same weights, which is not all that they compute with.
+    with pytest.raises(ValueError, match="another run: model was"):
+        new_scorer(model).score(texts, images, tmp_path / "0.npy", progress=False)
+
+
 def test_pictures_where_the_processor_makes_regions():
     texts, images = corpora(3, 2)
     processor = new_processor()
@@ -485,6 +528,8 @@ IMAGE = corpora(1, 1)[1]["image-0"]
         (score, {"images": {}}, "images must be at least one, got none"),
         (score, {"texts": 5}, "texts must be a list or a mapping, got int"),
         (score, {"texts": (text for text in ["w1"])}, "texts must be a list or a mapping, got generator"),
+        (score, {"texts": {"w1", "w2"}}, "texts must be a list or a mapping, got set"),
+        (score, {"texts": np.array("w1")}, "texts must be a list or a mapping, got str"),
         (score, {"images": iter([])}, "images must be a list or a mapping, got list_iterator"),
         (score, {"images": {"a": IMAGE, "b": spoiled(np.nan)}}, r"images\['b'\] must hold finite numbers, got NaN"),
         (score, {"images": [spoiled(np.inf)]}, r"images\[0\] must hold finite numbers"),
@@ -575,6 +620,82 @@ def test_scores_on_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(retrieval.SplitModel, "scores", never)
     again = new_scorer(batch_size=7).score(texts, images, output, progress=False)
     np.testing.assert_array_equal(again, scores)
+
+
+def test_a_complete_file_is_not_touched(whole, tmp_path, monkeypatch):
+    for suffix in ("", ".json"):
+        (tmp_path / f"scores.npy{suffix}").write_bytes(Path(f"{whole}{suffix}").read_bytes())
+    before = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in tmp_path.iterdir()}
+
+    # Of a folder that only can be read, this is what is left; root may write there, too.
+    def denied(*arguments, **settings):
+        raise PermissionError
+
+    for name in ("_lock", "_write"):
+        monkeypatch.setattr(score_files.ScoreFile, name, denied)
+    load = np.load
+    monkeypatch.setattr(score_files.np, "load", lambda path, mmap_mode: load(path, mmap_mode={"r": "r"}[mmap_mode]))
+    found = new_scorer().score(*corpora(), tmp_path / "scores.npy", progress=False)
+    np.testing.assert_array_equal(found, load(whole))
+    assert {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in tmp_path.iterdir()} == before
+    # What is not of this run is named all the same.
+    with pytest.raises(ValueError, match="another run: texts was"):
+        new_scorer().score(corpora()[0][::-1], corpora()[1], tmp_path / "scores.npy", progress=False)
+
+
+def test_scores_that_are_not_finite_are_refused(tmp_path, monkeypatch):
+    output, (texts, images) = tmp_path / "scores.npy", corpora()
+    split_scores, batches = retrieval.SplitModel.scores, []
+
+    def scores(self, *arguments):
+        batches.append(split_scores(self, *arguments))
+        return batches[-1] if len(batches) < 9 else batches[-1] * np.nan
+
+    monkeypatch.setattr(retrieval.SplitModel, "scores", scores)
+    named = r"finite scores, got nan for texts\[\d+\] and images\['image-\d+'\]"
+    with pytest.raises(ValueError, match=named):
+        new_scorer().score(texts, images, output, progress=False)
+    # What was computed before stays.
+    there = np.load(output)
+    assert file_state(output)["done"] and 0 < np.isnan(there).sum() < there.size
+    monkeypatch.setattr(retrieval.SplitModel, "scores", split_scores)
+    found = new_scorer().score(texts, images, output, progress=False)
+    np.testing.assert_allclose(found, plain(new_model(), texts, images), atol=1e-5, rtol=0)
+
+
+def test_the_pair_whose_score_is_not_finite_is_named():
+    texts, model = {"a": "w1 w2", "b": "w3 w7", "c": "w5"}, new_model()
+    with torch.no_grad():
+        model.vilbert.text_embeddings.word_embeddings.weight[VOCABULARY.index("w7")] = np.nan
+    with pytest.raises(ValueError, match=r"got nan for texts\['b'\] and images\['image-[01]'\]"):
+        new_scorer(model).score(texts, corpora(1, 2)[1], progress=False)
+    assert new_scorer(model).rank(corpora(1, 1)[1]["image-0"], texts, candidates=["c", "a"])
+    # What overflows in one image only.
+    model, images = new_model(), corpora(1, 3)[1]
+    for name, regions in images.items():
+        regions.features[:, 3] = 1e4 * (name == "image-1")
+    with torch.no_grad():
+        model.vilbert.vision_embeddings.feature_projection.weight[:, 3] = 1e38
+    with pytest.raises(ValueError, match=r"got nan for texts\[1\] and images\['image-1'\]"):
+        new_scorer(model).rank(["w1 w2", "w3"], images, candidates=[["image-2", "image-0"], ["image-2", "image-1"]])
+
+
+def test_adapters_have_to_be_merged_for_a_file(tmp_path):
+    peft, (texts, images) = pytest.importorskip("peft"), corpora(3, 2)
+    torch.manual_seed(1)
+    adapted = peft.get_peft_model(
+        new_model(), peft.LoraConfig(target_modules=r".*\.query", init_lora_weights=False, lora_alpha=64)
+    )
+    model = adapted.base_model.model
+    with_adapter = new_scorer(model).score(texts, images, progress=False)
+    with adapted.disable_adapter():
+        without = new_scorer(model).score(texts, images, progress=False)
+    assert np.abs(with_adapter - without).max() > 1e-3
+    with pytest.raises(ValueError, match=r"model has adapters \(Linear of PEFT\).*merge_and_unload"):
+        new_scorer(model).score(texts, images, tmp_path / "scores.npy", progress=False)
+    assert not list(tmp_path.iterdir())
+    merged = new_scorer(adapted.merge_and_unload()).score(texts, images, tmp_path / "scores.npy", progress=False)
+    np.testing.assert_allclose(merged, with_adapter, atol=1e-5, rtol=0)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -701,14 +822,19 @@ def test_what_was_computed_stays_after_an_error(tmp_path, monkeypatch):
     np.testing.assert_array_equal(scores, new_scorer().score(texts, images, progress=False))
 
 
-def score_in_process(number: int, count: int, port: int, output: Path, killed_after: int | None):
-    """Score into a file, as one of several processes or alone; and be killed on the way, if so wanted."""
+def join_processes(number: int, count: int, port: int):
+    """What torchrun tells one of several processes."""
     torch.set_num_threads(1)
-    score_files.SECONDS_BETWEEN_SAVES = 0
     if count > 1:
         PartialState._reset_state()
         os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(count))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def score_in_process(number: int, count: int, port: int, output: Path, killed_after: int | None):
+    """Score into a file, as one of several processes or alone; and be killed on the way, if so wanted."""
+    join_processes(number, count, port)
+    score_files.SECONDS_BETWEEN_SAVES = 0
     split_scores, found = retrieval.SplitModel.scores, []
 
     def scores(self, *arguments):
@@ -722,14 +848,16 @@ def score_in_process(number: int, count: int, port: int, output: Path, killed_af
 
 
 def score_in_processes(output: Path, count: int = 1, killed_after: int | None = None) -> list[int]:
+    return in_processes(score_in_process, count, output, killed_after)
+
+
+def in_processes(target: Callable, count: int, *arguments: Any) -> list[int]:
     """Their exit codes. They are forks, which saves each the import of everything."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     workers = [
-        multiprocessing.get_context("fork").Process(
-            target=score_in_process, args=(number, count, port, output, killed_after)
-        )
+        multiprocessing.get_context("fork").Process(target=target, args=(number, count, port, *arguments))
         for number in range(count)
     ]
     for worker in workers:
@@ -793,6 +921,9 @@ def test_captions_make_a_shortlist():
         ("w9", CAPTIONS, 5, "none of 5 has a word of the query 'w9'"),
         ("w1", {}, 5, "captions must be at least one"),
         ("w1", CAPTIONS, 0, "count must be at least 1"),
+        ("w1", {"7": "?!", "8": [""]}, 5, "captions: none of 2 has a word, as '\\?!' of '7'"),
+        ("w1", {"1": None}, 5, "captions: those of '1' must be a text or a list of texts, got None"),
+        ("w1", {"1": ["w1", 2]}, 5, "captions: those of '1' must be"),
     ):
         with pytest.raises(ValueError, match=named):
             caption_shortlist(query, captions, count)
@@ -839,6 +970,8 @@ def test_the_command(saved, capsys):
         (["search", "w1", "--captions", "model/config.json"], "must be a text or a list of texts"),
         (["search", "w1", "--captions", "list.json"], "must be {image id: caption or captions}, got list"),
         (["search", "w1", "--captions", "other.json"], "none of 1 is of an image of the store, which has 5"),
+        (["search", "w1", "--shortlist", "3"], "--shortlist is of the images that --captions describe"),
+        (["search", "w1", "--captions", "captions.json", "--shortlist", "0"], "count must be at least 1"),
         (["search", "w9", "--captions", "captions.json"], "none of 5 has a word of the query 'w9'"),
     ],
 )
@@ -877,5 +1010,13 @@ def test_the_example(tmp_path, monkeypatch, capsys):
     assert float(re.search(r"greatest difference of a score: (\S+)", printed)[1]) < 1e-4
     scores = np.load("out/scores.npy")
     assert scores.shape[1] == 8 and np.isfinite(scores).all()
+
+    # As torchrun starts it, also where no scenes have been composed.
+    def run_one(number: int, count: int, port: int):
+        join_processes(number, count, port)
+        run("--scenes", "more", *sizes[2:], "--model", "model", "--output", "two")
+
+    assert in_processes(run_one, 2) == [0, 0]
+    np.testing.assert_allclose(np.load("two/scores.npy"), scores, atol=1e-5)
     with pytest.raises(SystemExit, match="runs/pretrain holds no model"):
         run(*sizes)
