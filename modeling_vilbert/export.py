@@ -176,7 +176,7 @@ def _attending(model: ViLBertPreTrainedModel, implementation: str) -> Iterator[N
     """The model by this implementation of attention; afterwards by its own."""
     # A trunk that two models share has a config of its own, and its layers read that.
     configs = [getattr(module, "config", None) for module in model.modules()]
-    before = {id(config): (config, config._attn_implementation) for config in configs if config is not None}
+    before = {id(x): (x, x._attn_implementation) for x in configs if isinstance(x, ViLBertConfig)}
     try:
         for config, _ in before.values():
             config._attn_implementation = {"": implementation}  # not of the streams' configs

@@ -76,7 +76,8 @@ def test_zero_shot_retrieval_in_onnx(tmp_path):
 @pytest.fixture(scope="module")
 def trunk(tmp_path_factory):
     """A trunk with positions counted as in RoBERTa, and both its files."""
-    model = new_model("ViLBertModel", position_scheme="roberta")
+    model = new_model("ViLBertModel", text_config={"position_scheme": "roberta", "pad_token_id": 1})
+    assert model.config.text_config.longest_text == 17
     folder = tmp_path_factory.mktemp("trunk")
     return model, export_onnx(model, folder / "trunk.onnx"), export_torch(model, folder / "trunk.pt2")
 
