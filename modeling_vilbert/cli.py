@@ -16,7 +16,7 @@ from .conversion_vilbert import load_original
 from .explanation import explain
 from .explanation_page import check_page_path, embedded_picture, write_page
 from .explanation_record import Explanation
-from .export import SUFFIXES, export_onnx, export_torch, greatest_difference
+from .export import SUFFIXES, checked_path, export_onnx, export_torch, greatest_difference, replacing
 from .extraction import open_image
 from .heads_vilbert import ViLBertForMultiTask, ViLBertTaskModel
 from .image_processing_vilbert import ViLBertImageProcessor, check_features
@@ -456,11 +456,11 @@ def check_picture(size: tuple[int, int], regions: Regions):
         )
 
 
-def read_model(folder: Path) -> PreTrainedModel:
+def read_model(folder: Path, **options) -> PreTrainedModel:
     names = ViLBertConfig.from_pretrained(folder).architectures or [ViLBertModel.__name__]
     if names[0] not in MODELS:
         raise ValueError(f"--model {folder} holds a {names[0]}; known are {', '.join(MODELS)}.")
-    return MODELS[names[0]].from_pretrained(folder).eval()
+    return MODELS[names[0]].from_pretrained(folder, **options).eval()
 
 
 def add_pair_options(parser: argparse.ArgumentParser, words: str):
@@ -527,8 +527,8 @@ def add_export(commands: argparse._SubParsersAction):
         "export",
         help="write a model as an ONNX or torch.export file",
         description="Write a saved model, in float32, as a file that runs without this package, for any batch, words "
-        "and regions. The file is then run on inputs of two other sizes; outputs that differ from the model's by more "
-        "than 1e-4 are an error.",
+        "and regions. The file is run on inputs of two other sizes before it replaces one that was there; outputs that "
+        "differ from the model's by more than 1e-4 are an error.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a saved model")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write: .onnx, or .pt2")
@@ -542,24 +542,23 @@ def export(options: argparse.Namespace):
         raise ValueError(
             f"--output must end in {SUFFIXES[options.format]} with --format {options.format}, got {options.output}."
         )
-    if not (options.model / "config.json").is_file():
-        raise ValueError(f"--model {options.model} is not the folder of a saved model: it has no config.json.")
-    architectures = json.loads((options.model / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    if not architectures or architectures[0] not in MODELS:
-        raise ValueError(
-            f"--model {options.model} holds {architectures or 'no architecture'}; it must be one of {list(MODELS)}. "
-            "A checkpoint of the original is turned into such a folder by vilbert convert."
-        )
-    model = MODELS[architectures[0]].from_pretrained(options.model, dtype="float32")
+    model = read_model(model_folder(options), dtype="float32")
+    path = checked_path(options.output, options.format)
     write = {"onnx": export_onnx, "torch": export_torch}[options.format]
-    path = write(model, options.output, options.task)
-    size = sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}.data")) if file.exists())
-    print(f"{architectures[0]} in {path}: {size / 1e6:.1f} MB.")
-    try:
-        difference = greatest_difference(model, path, options.task)
-    except ImportError as error:
-        print(f"vilbert: it was not checked: {error}", file=sys.stderr)
-        return
-    print(f"Its outputs differ from the model's by at most {difference:.1e}.")
-    if difference > 1e-4:
-        raise ValueError(f"{path} differs from the model by {difference:.1e}, which is more than 1e-4: do not use it.")
+    # What was there before goes only when the new file is found good.
+    with replacing(path) as place:
+        write(model, place, options.task)
+        size = sum(file.stat().st_size for file in place.parent.iterdir())
+        try:
+            difference = greatest_difference(model, place, options.task)
+        except ImportError as error:
+            difference = None
+            print(f"vilbert: it was not checked: {error}", file=sys.stderr)
+        if difference is not None and difference > 1e-4:
+            raise ValueError(
+                f"The file's outputs differ from the model's by {difference:.1e}, which is more than 1e-4: "
+                f"{path} is not written."
+            )
+    print(f"{type(model).__name__} in {path}: {size / 1e6:.1f} MB.")
+    if difference is not None:
+        print(f"Its outputs differ from the model's by at most {difference:.1e}.")

@@ -134,6 +134,11 @@ class ViLBertTextConfig(_StreamConfig):
         else:
             _check_ranges(self, pad_token_id=(0, self.vocab_size - 1))
 
+    @property
+    def longest_text(self) -> int:
+        """Tokens of the longest text that there are positions for."""
+        return self.max_position_embeddings - (self.pad_token_id + 1 if self.position_scheme == "roberta" else 0)
+
 
 @strict
 class ViLBertVisionConfig(_StreamConfig):

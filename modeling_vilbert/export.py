@@ -19,6 +19,7 @@ from torch import nn
 from .configuration_vilbert import ViLBertConfig
 from .heads_vilbert import HEADS, ViLBertForMultiTask, ViLBertTaskModel
 from .modeling_vilbert import STATES, ViLBertModel, ViLBertPreTrainedModel
+from .modes import evaluating
 from .optional_packages import need
 from .pretraining_vilbert import ViLBertForPreTraining
 
@@ -109,7 +110,10 @@ class Interface:
     def random_inputs(
         self, config: ViLBertConfig, sizes: Mapping[str, int], seed: int = 0, device: torch.device | str = "cpu"
     ) -> dict[str, torch.Tensor]:
-        """Inputs of these sizes; all but the first of each batch (or group) is padded where there is room for it."""
+        """Inputs of these sizes; all texts and images but the first are padded where there is room for it.
+
+        Of three or more the last are padding alone.
+        """
         generator = torch.Generator().manual_seed(seed)
         text = config.text_config
         below = {
@@ -124,7 +128,9 @@ class Interface:
                 value = torch.randint(below[name], shape, generator=generator)
             elif name.endswith("mask"):
                 value = torch.ones(shape, dtype=torch.long)
-                value.flatten(0, -2)[1:, 1 + shape[-1] // 2 :] = 0
+                rows = value.flatten(0, -2)
+                rows[1:, 1 + shape[-1] // 2 :] = 0
+                rows[2:][-1:] = 0
             else:
                 value = torch.rand(shape, generator=generator)
             inputs[name] = value.to(device)
@@ -166,17 +172,18 @@ class _Program(nn.Module):
 
 
 @contextmanager
-def _evaluating(model: ViLBertPreTrainedModel, attention: str) -> Iterator[None]:
-    """The model without dropout and gradients, by this implementation of attention; afterwards as it was."""
-    training, before = model.training, model.config._attn_implementation
-    model.eval()
-    model.config._attn_implementation = attention
+def _attending(model: ViLBertPreTrainedModel, implementation: str) -> Iterator[None]:
+    """The model by this implementation of attention; afterwards by its own."""
+    # A trunk that two models share has a config of its own, and its layers read that.
+    configs = [getattr(module, "config", None) for module in model.modules()]
+    before = {id(x): (x, x._attn_implementation) for x in configs if isinstance(x, ViLBertConfig)}
     try:
-        with torch.no_grad():
-            yield
+        for config, _ in before.values():
+            config._attn_implementation = {"": implementation}  # not of the streams' configs
+        yield
     finally:
-        model.train(training)
-        model.config._attn_implementation = before
+        for config, own in before.values():
+            config._attn_implementation = {"": own}
 
 
 def export_program(
@@ -224,7 +231,7 @@ def export_program(
     ```
     """
     interface = Interface.of(model, task, layout)
-    with _evaluating(model, attn_implementation):
+    with evaluating(model), torch.no_grad(), _attending(model, attn_implementation):
         return torch.export.export(
             _Program(model, task, interface.outputs),
             (),
@@ -241,13 +248,8 @@ def _dynamic_axes(interface: Interface, dimension: Callable[[str], object]) -> d
     }
 
 
-def _longest_text(config: ViLBertConfig) -> int:
-    text = config.text_config
-    return text.max_position_embeddings - (text.pad_token_id + 1 if text.position_scheme == "roberta" else 0)
-
-
 def _fitting(sizes: Mapping[str, int], config: ViLBertConfig) -> dict[str, int]:
-    return {**sizes, "words": min(sizes["words"], _longest_text(config))}
+    return {**sizes, "words": min(sizes["words"], config.text_config.longest_text)}
 
 
 def description(model: ViLBertPreTrainedModel, task: str | None = None) -> dict[str, str]:
@@ -270,7 +272,7 @@ def description(model: ViLBertPreTrainedModel, task: str | None = None) -> dict[
         "feature_size": config.vision_config.feature_size,
         "location_size": config.vision_config.location_size,
         "vocab_size": config.text_config.vocab_size,
-        "max_words": _longest_text(config),
+        "max_words": config.text_config.longest_text,
         "num_task_tokens": config.num_task_tokens or None,
     }
     return {name: str(fact) for name, fact in facts.items() if fact is not None}
@@ -310,7 +312,7 @@ def export_onnx(
         )
     need("onnx")
     need("onnxscript")
-    path = _checked_path(path, "onnx")
+    path = checked_path(path, "onnx")
     program = export_program(model, task, layout, attn_implementation="eager")
     with warnings.catch_warnings():
         # Every input has a batch, and all but the first mention of it is reported as superfluous.
@@ -324,7 +326,9 @@ def export_onnx(
             verbose=False,
         )
     file.model.metadata_props.update(description(model, task))
-    return _write(path, lambda place: file.save(place, external_data=external_data))
+    with replacing(path) as place:
+        file.save(place, external_data=external_data)
+    return path
 
 
 def export_torch(
@@ -335,13 +339,16 @@ def export_torch(
     `description` is in its extra file "vilbert.json". The file appears when it is complete; folders above it are made.
     """
     Interface.of(model, task, layout)
-    path = _checked_path(path, "torch")
+    path = checked_path(path, "torch")
     program = export_program(model, task, layout)
     facts = {"vilbert.json": json.dumps(description(model, task), indent=2)}
-    return _write(path, lambda place: torch.export.save(program, place, extra_files=facts))
+    with replacing(path) as place:
+        torch.export.save(program, place, extra_files=facts)
+    return path
 
 
-def _checked_path(path: str | Path, format: str) -> Path:
+def checked_path(path: str | Path, format: str) -> Path:
+    """The path of a file that can be written in this format ("onnx" or "torch"); folders above it are made."""
     path = Path(path)
     if path.suffix != SUFFIXES[format] or path.is_dir():
         found = "a folder" if path.is_dir() else repr(str(path))
@@ -351,12 +358,16 @@ def _checked_path(path: str | Path, format: str) -> Path:
     return path
 
 
-def _write(path: Path, save: Callable[[Path], None]) -> Path:
-    """Save beside the path, and rename: there is a whole file or none, and never new weights beside an old program."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write to, in a new folder beside the path. It becomes the path at the end, if there was no error.
+
+    Thus there is a whole file or none, and never new weights beside an old program.
+    """
     weights = path.with_name(f"{path.name}.data")
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         place = Path(folder) / path.name
-        save(place)
+        yield place
         new_weights = place.with_name(weights.name)
         if new_weights.exists():
             path.unlink(missing_ok=True)
@@ -364,8 +375,8 @@ def _write(path: Path, save: Callable[[Path], None]) -> Path:
             place.replace(path)
         else:
             place.replace(path)
-            weights.unlink(missing_ok=True)
-    return path
+            if path.suffix == SUFFIXES["onnx"]:
+                weights.unlink(missing_ok=True)
 
 
 # The check of a file
@@ -404,7 +415,7 @@ def greatest_difference(
 
     differences = []
     twin = _Program(model, task, interface.outputs)
-    with _evaluating(model, model.config._attn_implementation):
+    with evaluating(model):
         for seed, size in enumerate(sizes):
             inputs = interface.random_inputs(model.config, _fitting(size, model.config), seed, model.device)
             found = run(inputs)

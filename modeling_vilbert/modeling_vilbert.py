@@ -803,9 +803,7 @@ class ViLBertModel(ViLBertPreTrainedModel):
             if value.dim() != layout.count(",") + 1 or 0 in value.shape:
                 raise ValueError(f"{name} must be {layout}, none of them 0, got {list(value.shape)}.")
         vision, (batch, tokens), regions = self.config.vision_config, words.shape, region_features.shape[1]
-        longest = self.config.text_config.max_position_embeddings
-        if self.config.text_config.position_scheme == "roberta":
-            longest -= self.config.text_config.pad_token_id + 1
+        longest = self.config.text_config.longest_text
         if tokens > longest:
             raise ValueError(f"The text has {tokens} tokens, but the model has positions for {longest}: truncate it.")
         for name, value, shapes in (

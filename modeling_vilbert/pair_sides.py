@@ -48,9 +48,7 @@ class Texts:
     ):
         self.texts, self.names, self.tokenizer, self.task_token = texts, names, processor.tokenizer, task_token
         self.settings = {} if max_tokens is None else {"truncation": True, "max_length": max_tokens}
-        longest = config.text_config.max_position_embeddings
-        if config.text_config.position_scheme == "roberta":
-            longest -= config.text_config.pad_token_id + 1
+        longest = config.text_config.longest_text
         lengths = []
         for start in range(0, len(names), 1024):
             chunk = self._texts(range(start, min(start + 1024, len(names))))

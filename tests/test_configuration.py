@@ -125,3 +125,9 @@ def test_saved_and_loaded(tmp_path):
 def test_what_is_refused(fields, named):
     with pytest.raises((ValueError, StrictDataclassError), match=f"(?s){named}"):
         tiny_config(**fields)
+
+
+def test_the_longest_text():
+    assert tiny_config().text_config.longest_text == 19
+    roberta = tiny_config(text_config={"position_scheme": "roberta", "pad_token_id": 1}).text_config
+    assert roberta.longest_text == 17 and "longest_text" not in roberta.to_dict()

@@ -21,7 +21,7 @@ PACKAGE = Path(modeling_vilbert.__file__).parent
 
 # A file imports only from floors below its own.
 FLOORS = [
-    {"configuration_vilbert", "regions_vilbert", "plain_pickles", "optional_packages", "relevance"},
+    {"configuration_vilbert", "regions_vilbert", "plain_pickles", "optional_packages", "relevance", "modes"},
     {
         "backbones",
         "explanation_page",

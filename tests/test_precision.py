@@ -74,7 +74,7 @@ def asked():
 
 
 def assert_same_answers_and_ranks(found: torch.Tensor, expected: torch.Tensor):
-    """The best answer of nearly every question, and the order of all answers: a mean rank correlation of 0.99."""
+    """The best answer of nearly every question, and the order of all answers: a mean rank correlation of 0.97."""
     assert (found.argmax(-1) == expected.argmax(-1)).float().mean() >= 0.99
     ranks = [logits.argsort(-1).argsort(-1).float() for logits in (found, expected)]
     count = expected.shape[-1]
