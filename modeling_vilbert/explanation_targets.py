@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 from .configuration_vilbert import ViLBertConfig
 from .heads_vilbert import REGION_INPUTS, TEXT_INPUTS
 from .image_processing_vilbert import best_regions, is_regions
+from .modes import evaluating
 from .regions_vilbert import Regions
 
 
@@ -146,17 +147,13 @@ class Example:
     @contextmanager
     def gradients(self) -> Iterator[None]:
         """Dropout is off and gradients are on, also those of frozen layers; after it, the model is as before."""
-        modes = [(module, module.training) for module in self.model.modules()]
         encoder = self.trunk.encoder
         frozen, encoder.frozen = encoder.frozen, set()
-        self.model.eval()
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            with evaluating(self.model), torch.inference_mode(False), torch.enable_grad():
                 yield
         finally:
             encoder.frozen = frozen
-            for module, training in modes:
-                module.training = training
 
     def embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """What the two streams begin with and gradients can reach: [1, (G,) T, D] and region_features."""

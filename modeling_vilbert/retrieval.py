@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from .heads_vilbert import ViLBertForImageAndTextRetrieval, ViLBertForMultiTask
 from .image_processing_vilbert import is_regions
+from .modes import evaluating
 from .optional_packages import need
 from .pair_sides import Images, Side, Texts, names_of
 from .pair_tiles import BATCH_POSITIONS, HALF_BATCH_POSITIONS, Tiles, cheap_batches, spans
@@ -362,25 +363,20 @@ class ImageTextScorer:
                 f"model must have attn_implementation 'eager' or 'sdpa' here, got {implementation!r}: "
                 "model.set_attn_implementation('sdpa')."
             )
-        training = [module for module in self.model.modules() if module.training]
-        self.model.eval()
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(self.model.device.type, self.autocast, enabled=self.autocast is not None),
-            ):
-                if isinstance(self.model, ViLBertForMultiTask):
-                    yield SplitModel(self.model.vilbert, self.model.heads[self.head])
-                elif isinstance(self.model, ViLBertForPreTraining):
-                    # A new layer draws numbers, which a training that goes on would miss.
-                    with torch.random.fork_rng(devices=[]):
-                        matching = self.model.as_retrieval()
-                    yield SplitModel(matching.vilbert, matching.head)
-                else:
-                    yield SplitModel(self.model.vilbert, self.model.head)
-        finally:
-            for module in training:
-                module.training = True
+        with (
+            evaluating(self.model),
+            torch.inference_mode(),
+            torch.autocast(self.model.device.type, self.autocast, enabled=self.autocast is not None),
+        ):
+            if isinstance(self.model, ViLBertForMultiTask):
+                yield SplitModel(self.model.vilbert, self.model.heads[self.head])
+            elif isinstance(self.model, ViLBertForPreTraining):
+                # A new layer draws numbers, which a training that goes on would miss.
+                with torch.random.fork_rng(devices=[]):
+                    matching = self.model.as_retrieval()
+                yield SplitModel(matching.vilbert, matching.head)
+            else:
+                yield SplitModel(self.model.vilbert, self.model.head)
 
     def _head(self, name: str | None) -> str | None:
         if not isinstance(self.model, ViLBertForMultiTask):
