@@ -60,9 +60,9 @@ class Sizes:
     questions: int = 192
     question_batch: int = 32
     question_regions: tuple[int, int] = (11, 101)
-    # Pre-training.
-    captions: int = 128
-    caption_batch: int = 32
+    # Pre-training, with the paper's batch for one device.
+    captions: int = 192
+    caption_batch: int = 64
     caption_limits: tuple[int, int] = (36, 37)
     # Retrieval; the original's limits.
     texts: int = 20
