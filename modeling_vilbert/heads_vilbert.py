@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .configuration_vilbert import ViLBertConfig
+from .layers_vilbert import Dropout
 from .modeling_vilbert import ViLBertModel, ViLBertModelOutput, ViLBertPreTrainedModel, ViLBertStreamOutput
 
 
@@ -78,7 +79,7 @@ class ViLBertFusion(nn.Module):
     def __init__(self, config: ViLBertConfig):
         super().__init__()
         self.combine = {"mul": torch.mul, "sum": torch.add}[config.fusion]
-        self.dropout = nn.Dropout(config.fusion_dropout)
+        self.dropout = Dropout(config.fusion_dropout)
 
     def forward(self, outputs: ViLBertModelOutput) -> torch.Tensor:
         """-> [B, P]"""
@@ -95,7 +96,7 @@ class ViLBertClassifier(nn.Module):
         self.activation = ACT2FN[config.classifier_act]
         eps = config.text_config.layer_norm_eps
         self.norm = nn.LayerNorm(hidden_size, eps=eps) if config.classifier_layer_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.decoder = nn.Linear(hidden_size, num_labels)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -258,7 +259,7 @@ class ViLBertGroundingHead(ViLBertHead):
 
     def __init__(self, config: ViLBertConfig, num_labels: int = 1):
         super().__init__()
-        self.dropout = nn.Dropout(config.fusion_dropout)
+        self.dropout = Dropout(config.fusion_dropout)
         self.classifier = nn.Linear(config.vision_config.hidden_size, 1)
 
     def forward(self, outputs, region_attention_mask=None, group=None):

@@ -1,8 +1,8 @@
 # Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
 """Which pairs of a text and an image are computed together: tiles of the whole grid, and batches of like lengths.
 
-A tile is what is computed, written and done as a whole. Its texts and images are of like lengths, and its batches more
-so, which leaves almost nothing to pad.
+A tile is what is computed, written and done as a whole. Its texts and images are of like lengths, and the pairs of a
+batch more so.
 """
 
 import math
@@ -14,10 +14,6 @@ import numpy as np
 
 # A tile has a 64th of all pairs within these bounds, or as many more as keep the tiles below so many.
 TILE_PAIRS, MOST_TILES = (256, 1024), 4096
-# What a further batch costs, in positions (words and regions): the weights are read once more. Of the base model on one
-# core with AMX, forwards of 4 to 64 pairs of 20 words and 24 regions take about 0.1 s and 50 ms for each pair in fp32,
-# and 0.07 s and 12 ms in bf16.
-BATCH_POSITIONS, HALF_BATCH_POSITIONS = 100, 300
 
 
 @dataclass(frozen=True)
@@ -82,6 +78,11 @@ class Tiles:
     def pairs(self, row: int, column: int) -> int:
         return len(self.texts[row]) * len(self.images[column])
 
+    def positions(self, lengths: Sequence[np.ndarray], row: int, column: int) -> int:
+        """Of all pairs of a tile, words and regions together; `lengths` as of `plan`."""
+        (texts, images), (of_texts, of_images) = (self.texts[row], self.images[column]), lengths
+        return int(of_texts[texts].sum()) * len(images) + int(of_images[images].sum()) * len(texts)
+
     def places(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For texts, then for images: which row or column of tiles each item is in, and where there, both [items]."""
         for groups in (self.texts, self.images):
@@ -90,6 +91,16 @@ class Tiles:
             of_items[order] = np.repeat(np.arange(len(groups)), counts)
             places[order] = np.concatenate([np.arange(count) for count in counts])
             yield of_items, places
+
+
+def shares(costs: Sequence[float], count: int) -> list[list[int]]:
+    """Numbers of jobs for each of `count` workers, of about the same cost: the largest first, to who has least."""
+    found, sums = [[] for _ in range(count)], [0.0] * count
+    for job in sorted(range(len(costs)), key=lambda job: -costs[job]):
+        least = sums.index(min(sums))
+        found[least].append(job)
+        sums[least] += costs[job]
+    return [sorted(jobs) for jobs in found]
 
 
 def spans(sizes: Sequence[int], limit: int) -> list[range]:
@@ -103,46 +114,15 @@ def spans(sizes: Sequence[int], limit: int) -> list[range]:
     return [*found, range(start, len(sizes))]
 
 
-def cheap_batches(
-    text: np.ndarray, vision: np.ndarray, batch_size: int, batch_positions: int = BATCH_POSITIONS
-) -> Iterator[np.ndarray]:
-    """Pairs in batches of like lengths, which cost least to compute.
-
-    Unlike those of training (`lengths.like_lengths`), batches may be of any size up to `batch_size`: all pairs are
-    halved, along the stream in which that costs least, and the halves again, until they fit into a batch and another
-    half would save less padding than a batch costs.
+def like_batches(text: np.ndarray, vision: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Pairs in batches of about the same size, each of pairs of like lengths, for attention to have little to pad.
 
     Args:
         text, vision: lengths of the text and of the image of each pair, both [pairs].
         batch_size: pairs of a batch, at most.
-        batch_positions: what a batch costs beside its positions, in positions.
 
     Returns:
         Numbers of pairs, an array for each batch.
     """
-
-    def cost(numbers: np.ndarray) -> int:
-        longest = int(text[numbers].max() + vision[numbers].max())
-        return len(numbers) * longest + math.ceil(len(numbers) / batch_size) * batch_positions
-
-    waiting = [np.arange(len(text))]
-    while waiting:
-        numbers = waiting.pop()
-        count, halves = len(numbers), None
-        least = cost(numbers) if count <= batch_size else math.inf
-        for lengths in (text, vision):
-            ordered = numbers[np.argsort(lengths[numbers], kind="stable")]
-            # In the middle, where that fills batches, or where lengths change beside it.
-            ranked, middle = lengths[ordered], count // 2
-            cuts = {middle, round(middle / batch_size) * batch_size}
-            cuts |= {int(np.searchsorted(ranked, ranked[middle], side)) for side in ("left", "right")}
-            for cut in sorted(cuts):
-                if not count / 4 <= cut <= 3 * count / 4:
-                    continue
-                both = cost(ordered[:cut]) + cost(ordered[cut:])
-                if both < least:
-                    halves, least = (ordered[:cut], ordered[cut:]), both
-        if halves is None:
-            yield numbers
-        else:
-            waiting += reversed(halves)
+    order = np.lexsort((vision, text))
+    return np.array_split(order, math.ceil(len(order) / batch_size))

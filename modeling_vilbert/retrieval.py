@@ -27,7 +27,7 @@ from .image_processing_vilbert import is_regions
 from .modes import evaluating
 from .optional_packages import need
 from .pair_sides import Images, Side, Texts, names_of
-from .pair_tiles import BATCH_POSITIONS, HALF_BATCH_POSITIONS, Tiles, cheap_batches, spans
+from .pair_tiles import Tiles, like_batches, shares, spans
 from .pretraining_vilbert import ViLBertForPreTraining
 from .processing_vilbert import ViLBertProcessor
 from .score_files import ScoreFile, Workers
@@ -158,11 +158,11 @@ class ImageTextScorer:
                 "tile": list(tiles.size),
             }
             with ScoreFile(output, shape, run, math.prod(tiles.shape), workers) as file:
-                # Of two processes each takes every second tile of a row and of a column: like shares of short and long.
-                mine = [tile for tile in np.ndindex(tiles.shape) if sum(tile) % workers.count == workers.number]
-                left = [tile for tile in mine if tiles.number(*tile) not in file.done]
-                done = sum(tiles.pairs(*tile) for tile in set(mine) - set(left))
-                for tile in self._fill(file.scores, split, sides, tiles, left, progress, done):
+                left = [tile for tile in np.ndindex(tiles.shape) if tiles.number(*tile) not in file.done]
+                costs = [tiles.positions([side.lengths for side in sides], *tile) for tile in left]
+                mine = [left[number] for number in shares(costs, workers.count)[workers.number]]
+                done = math.prod(shape) - sum(tiles.pairs(*tile) for tile in left)
+                for tile in self._fill(file.scores, split, sides, tiles, mine, progress, done):
                     file.add(tiles.number(*tile))
                 return file.finish()
 
@@ -308,17 +308,12 @@ class ImageTextScorer:
         """Pairs, as places of their texts and of their images among what is kept -> scores [pairs]."""
         # Pooled vectors that never met are multiplied, and no more.
         batch_size = self.batch_size if split.parts.pair else len(pairs[0])
-        half = self.autocast is not None or self.model.dtype != torch.float32
-        positions = HALF_BATCH_POSITIONS if half else BATCH_POSITIONS
-        lengths = (kept.lengths[items] for kept, items in zip(sides, pairs))
-        batches = list(cheap_batches(*lengths, batch_size, positions))
-        scores = []
-        for numbers in batches:
-            taken, masks = zip(*(kept.take(items[numbers]) for kept, items in zip(sides, pairs)))
-            scores.append(split.scores(*taken, *masks).float())
-            bar.update(len(numbers))
+        batches = list(like_batches(*(kept.lengths[items] for kept, items in zip(sides, pairs)), batch_size))
         values = np.empty(len(pairs[0]), np.float32)
-        values[np.concatenate(batches)] = torch.cat(scores).cpu().numpy()
+        for numbers in batches:
+            text, vision = (kept.take(items[numbers]) for kept, items in zip(sides, pairs))
+            values[numbers] = split.scores(text, vision).float().cpu().numpy()
+            bar.update(len(numbers))
         return values
 
     def _keep(self, split: SplitModel, side: Side, numbers: np.ndarray) -> Kept:

@@ -4,9 +4,13 @@
 What a forward computes of one side alone is computed once for each text and each image, and kept; what no score reads
 is not computed at all.
 
-Reading order: which steps of a schedule know one side alone; the model in three parts; what is kept of a side.
+Reading order: which steps of a schedule know one side alone; how a batch is packed; the model in three parts; what is
+kept of a side.
 
-Shapes: B pairs of a batch, T tokens, R regions, A attention size, P pooled size.
+Pairs go through the third part without padding: the positions of all pairs stand one behind another, and what treats
+each position by itself, which is nearly all of the work, sees only those. Attention alone is given padded tensors.
+
+Shapes: B pairs of a batch, T tokens, R regions, A attention size, P pooled size, N positions of all of a batch.
 """
 
 import json
@@ -17,15 +21,19 @@ from itertools import chain
 
 import numpy as np
 import torch
-from torch import nn
 
 from .configuration_vilbert import ViLBertConfig
 from .heads_vilbert import ViLBertHead
-from .modeling_vilbert import Count, ViLBertModel, ViLBertModelOutput, wanted_counts
+from .layers_vilbert import Count, ViLBertLayer
+from .modeling_vilbert import ViLBertModel, ViLBertModelOutput, wanted_counts
 
 
 Step = tuple[str, int]
 OTHER = {"text": "vision", "vision": "text"}
+
+# On CPUs a product in half precision is compiled anew for each number of rows, which takes up to a tenth of a batch.
+# So there are few such numbers, and most of them return.
+HALF_MULTIPLE = 64
 
 # Fields of a config that say nothing about what the model computes.
 SAYS_NOTHING = ("_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
@@ -64,11 +72,78 @@ class Parts:
         return cls(tuple(alone["text"]), tuple(alone["vision"]), tuple(pair), meeting, projected)
 
 
-class SplitModel:
-    """A trunk and the head of a score, in three parts: words alone, regions alone, both.
+class Packing:
+    """How the positions of a batch of items stand one behind another: [N, ...] packed, [B, longest, ...] padded.
 
-    Masks are bool [B, 1, 1, T or R] with true at real positions, or None where all are real.
+    Args:
+        lengths: positions of each item, [B].
+        device: of the tensors.
+        multiple: N is made one of it, by repeating the last position.
+
+    Attributes:
+        mask: bool [B, 1, 1, longest], true at real positions; None where all are real.
     """
+
+    def __init__(self, lengths: np.ndarray, device: torch.device, multiple: int = 1):
+        self.lengths, self.device, self.count = lengths, device, int(lengths.sum())
+        self.spare = -self.count % multiple
+        starts, steps = np.cumsum(lengths) - lengths, np.arange(lengths.max())
+        real = steps < lengths[:, None]
+        self._starts = torch.from_numpy(starts).to(device)
+        self._padded = self._packed = self.mask = None
+        if not real.all():
+            self.mask = torch.from_numpy(real[:, None, None]).to(device)
+            # Padding repeats an item's last position: any finite numbers will do.
+            padded = starts[:, None] + np.minimum(steps, lengths[:, None] - 1)
+            self._padded = torch.from_numpy(padded.ravel()).to(device)
+        if self.spare or not real.all():
+            packed = np.pad(np.flatnonzero(real), (0, self.spare), mode="edge")
+            self._packed = torch.from_numpy(packed).to(device)
+
+    def pad(self, values: torch.Tensor) -> torch.Tensor:
+        """[N, ...] -> [B, longest, ...]"""
+        values = values[: self.count] if self._padded is None else values.index_select(0, self._padded)
+        return values.unflatten(0, (len(self.lengths), -1))
+
+    def pack(self, values: torch.Tensor) -> torch.Tensor:
+        """[B, longest, ...] -> [N, ...]"""
+        values = values.flatten(0, 1)
+        return values if self._packed is None else values.index_select(0, self._packed)
+
+    def first(self, values: torch.Tensor) -> torch.Tensor:
+        """[N, ...] -> the first position of each item, [B, ...]"""
+        return values.index_select(0, self._starts)
+
+    def of_first(self) -> "Packing":
+        """How what `first` gives is packed."""
+        return Packing(np.ones_like(self.lengths), self.device)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One stream of a batch.
+
+    Args:
+        states: [N, D].
+        packing: of it.
+        projections: where they are known, what the next co-attention layer makes of the states: its query, and key and
+            value for the other stream, each [N, A].
+    """
+
+    states: torch.Tensor
+    packing: Packing
+    projections: tuple[torch.Tensor, ...] = ()
+
+    def first(self, count: Count) -> "Packed":
+        """The first position of each item alone, for a count of 1."""
+        if count is None:
+            return self
+        first = self.packing.first
+        return Packed(first(self.states), self.packing.of_first(), tuple(map(first, self.projections)))
+
+
+class SplitModel:
+    """A trunk and the head of a score, in three parts: words alone, regions alone, both."""
 
     def __init__(self, trunk: ViLBertModel, head: ViLBertHead):
         self.trunk, self.head = trunk, head
@@ -99,35 +174,26 @@ class SplitModel:
         states = self.trunk.vision_embeddings(inputs["region_features"], inputs["region_locations"])
         return self._alone("vision", states, inputs["region_attention_mask"].bool())
 
-    def scores(
-        self,
-        text: Sequence[torch.Tensor],
-        vision: Sequence[torch.Tensor],
-        text_mask: torch.Tensor | None,
-        vision_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """What is kept of B texts and of B images, and their masks -> [B]."""
-        (text, *text_projections), (vision, *vision_projections) = text, vision
+    def scores(self, text: Packed, vision: Packed) -> torch.Tensor:
+        """What is kept of B texts and of B images -> [B]."""
         encoder = self.trunk.encoder
         for step in self.parts.pair:
-            (kind, number), count = step, self.wanted[step]
+            (kind, number), counts = step, self.wanted[step]
             if kind == "text":
-                text, _ = encoder.text_layers[number](text[:, : count["text"]], text, text_mask)
+                text = self._look(encoder.text_layers[number], text, text, counts["text"])
             elif kind == "vision":
-                words = None if text_mask is None else text_mask[:, 0, 0]
-                vision, _ = encoder.vision_layers[number](
-                    vision[:, : count["vision"]], vision, vision_mask, text, words
-                )
+                vision = self._look(encoder.vision_layers[number], vision, vision, counts["vision"], words=text)
             else:
-                of_text = text_projections or self._projections("text", number, text)
-                of_vision = vision_projections or self._projections("vision", number, vision)
-                layer, text_projections, vision_projections = encoder.coattention_layers[number], (), ()
-                text = self._look(layer.text, text, of_text, of_vision, vision_mask, count["text"])
-                vision = self._look(layer.vision, vision, of_vision, of_text, text_mask, count["vision"])
-        pooled = {"text": text, "vision": vision} if not self.parts.pair else self._pooled(text=text, vision=vision)
-        outputs = ViLBertModelOutput(
-            text_pooler_output=pooled["text"].flatten(1), vision_pooler_output=pooled["vision"].flatten(1)
-        )
+                layer = encoder.coattention_layers[number]
+                text, vision = (
+                    self._look(layer.text, text, vision, counts["text"]),
+                    self._look(layer.vision, vision, text, counts["vision"]),
+                )
+        text, vision = text.first(1).states, vision.first(1).states
+        pooled = {"text": text, "vision": vision}
+        if self.parts.pair:
+            pooled = self._pooled(text=text[:, None], vision=vision[:, None])
+        outputs = ViLBertModelOutput(text_pooler_output=pooled["text"], vision_pooler_output=pooled["vision"])
         return self.head(outputs)[:, 0]
 
     def fingerprint(self, *settings: object) -> str:
@@ -169,17 +235,19 @@ class SplitModel:
         return own.query(states), others.key(states), others.value(states)
 
     @staticmethod
-    def _look(
-        layer: nn.Module,
-        states: torch.Tensor,
-        own: Sequence[torch.Tensor],
-        others: Sequence[torch.Tensor],
-        mask: torch.Tensor | None,
-        count: Count,
-    ) -> torch.Tensor:
-        """One half of a co-attention layer, from both streams' projections."""
-        attended, _ = layer.attention.attend(own[0][:, :count], others[1], others[2], mask)
-        return layer.finish(states[:, :count], attended)
+    def _look(layer: ViLBertLayer, own: Packed, context: Packed, count: Count, words: Packed | None = None) -> Packed:
+        """A layer for so many positions of each item; `words` are those that a gated layer sees."""
+        attention, own = layer.attention, own.first(count)
+        query = own.projections[0] if own.projections else attention.query(own.states)
+        key, value = context.projections[1:] or (attention.key(context.states), attention.value(context.states))
+        query, key, value = own.packing.pad(query), context.packing.pad(key), context.packing.pad(value)
+        if layer.gates is not None:
+            mask = words.packing.mask
+            gates = layer.gates(words.packing.pad(words.states), None if mask is None else mask[:, 0, 0])
+            query, key = query * gates[0], key * gates[1]
+        mixed, _ = attention.attend(query, key, value, context.packing.mask)
+        attended = attention.output(own.packing.pack(mixed))
+        return Packed(layer.finish(own.states, attended), own.packing)
 
     def _pooled(self, **states: torch.Tensor) -> dict[str, torch.Tensor]:
         return {stream: getattr(self.trunk, f"{stream}_pooler")(value) for stream, value in states.items()}
@@ -195,6 +263,11 @@ def update_by_tensor(digest: blake2b, name: str, value: torch.Tensor):
             update_by_tensor(digest, one, getattr(value, one))
     else:
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+
+def in_full(states: torch.Tensor) -> bool:
+    """Whether products of these states are computed in float32."""
+    return states.dtype == torch.float32 and not torch.is_autocast_enabled(states.device.type)
 
 
 def key_mask(real: torch.Tensor) -> torch.Tensor | None:
@@ -227,11 +300,12 @@ class Kept:
         for kept, one in zip(self.tensors, tensors):
             kept[start : self._filled] = one[real]
 
-    def take(self, items: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-        """Items [B] -> tensors [B, positions of the longest, ...], and a mask as of `SplitModel`."""
-        steps, last = np.arange(self.lengths[items].max()), self.lengths[items, None] - 1
-        # Padding repeats an item's last position: any finite numbers will do.
-        places = torch.from_numpy(self.starts[items, None] + np.minimum(steps, last)).to(self.device)
-        real = torch.from_numpy(steps <= last)
-        taken = [one.index_select(0, places.flatten()).unflatten(0, places.shape) for one in self.tensors]
-        return taken, None if real.all() else real[:, None, None].to(self.device)
+    def take(self, items: np.ndarray) -> Packed:
+        """Numbers of items [B] -> those items, one behind another."""
+        lengths = self.lengths[items]
+        packing = Packing(lengths, self.device, 1 if in_full(self.tensors[0]) else HALF_MULTIPLE)
+        shifts = self.starts[items] - (np.cumsum(lengths) - lengths)
+        places = np.pad(np.repeat(shifts, lengths) + np.arange(packing.count), (0, packing.spare), mode="edge")
+        places = torch.from_numpy(places).to(self.device)
+        states, *projections = (one.index_select(0, places) for one in self.tensors)
+        return Packed(states, packing, tuple(projections))

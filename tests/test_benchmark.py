@@ -10,7 +10,7 @@ import torch
 from conftest import EXAMPLES
 
 from modeling_vilbert import ViLBertForImageAndTextRetrieval, ViLBertForPreTraining, ViLBertForQuestionAnswering
-from modeling_vilbert.modeling_vilbert import ViLBertLayer
+from modeling_vilbert.layers_vilbert import ViLBertLayer
 
 
 sys.path.insert(0, str(EXAMPLES))

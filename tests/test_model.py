@@ -5,6 +5,7 @@ import torch
 from tiny import tiny_config, tiny_inputs
 
 from modeling_vilbert import ViLBertConfig, ViLBertModel
+from modeling_vilbert.layers_vilbert import Dropout, drop
 
 
 OUTPUTS = ("text_last_hidden_state", "vision_last_hidden_state", "text_pooler_output", "vision_pooler_output")
@@ -142,6 +143,39 @@ def test_asking_for_more_does_not_change_the_rest():
     assert asked.vision_to_text_attentions[0].shape == (3, 4, 5, 7)
     assert len(asked.text_to_vision_attentions) == len(asked.vision_to_text_attentions) == 2
     assert asked.hidden_states is asked.text_hidden_states and asked.attentions is asked.text_attentions
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_is_that_of_torch(rate, dtype):
+    states = (torch.rand(401, 257, generator=torch.Generator().manual_seed(0)) + 0.5).to(dtype).requires_grad_()
+    torch.manual_seed(0)
+    ours, others = drop(states, rate, True), torch.nn.functional.dropout(states, rate, True)
+    for dropped in (ours, others):
+        # Five times what chance allows the share to be off.
+        error = 5 * (rate * (1 - rate) / states.numel()) ** 0.5
+        assert (dropped == 0).float().mean().item() == pytest.approx(rate, abs=error)
+    assert not torch.equal(ours == 0, others == 0)
+    kept = (ours != 0) & (others != 0)
+    torch.testing.assert_close(ours[kept], others[kept], atol=0, rtol=1e-4 if dtype == torch.float32 else 0.01)
+    # No row and no column is left out more than chance has it.
+    for axis, count in ((0, 401), (1, 257)):
+        assert (ours == 0).float().mean(axis).sub(rate).abs().max() < 6 * (rate * (1 - rate) / count) ** 0.5
+    (gradient,) = torch.autograd.grad(ours.sum(), states)
+    torch.testing.assert_close(gradient, (ours / states).detach(), atol=0.01, rtol=0.01)
+
+
+def test_dropout_draws_from_torchs_generator_and_stops_in_eval_mode():
+    states, module = torch.rand(5, 7), Dropout(0.3)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        found.append(module(states))
+    assert torch.equal(*found) and not torch.equal(found[0], module(states))
+    assert module.eval()(states) is states
+    assert torch.equal(drop(states, 0.0, True), states)
+    assert not drop(states, 1.0, True).any()
+    assert drop(torch.rand(0, 3), 0.3, True).shape == (0, 3)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -43,8 +43,9 @@ from modeling_vilbert import (
     write_regions,
 )
 from modeling_vilbert.cli import main
-from modeling_vilbert.pair_tiles import cheap_batches, spans
+from modeling_vilbert.pair_tiles import like_batches, shares, spans
 from modeling_vilbert.search import read_captions, search
+from modeling_vilbert.split_model import HALF_MULTIPLE, Packing
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(56))]
@@ -323,54 +324,90 @@ def test_what_one_side_decides_is_computed_once():
         "embeddings": calls(model.vilbert.vision_embeddings),
         "vision value": calls(encoder.coattention_layers[0].text.attention.value),
     }
-    pairs = calls(encoder.text_layers[2])
+    pairs = calls(encoder.text_layers[3].output)
     new_scorer(model).score(texts, images, progress=False)
     # One more than there are: the shortest one tells how much there is to be kept.
     assert {name: sum(shape[0] for shape in found) for name, found in once.items()} == dict.fromkeys(once, TEXTS + 1)
     assert {name: sum(shape[0] for shape in found) for name, found in of_images.items()} == dict.fromkeys(
         of_images, IMAGES + 1
     )
+    # For the pooled position alone.
     assert sum(shape[0] for shape in pairs) == TEXTS * IMAGES
 
 
 def test_the_last_layers_are_finished_for_the_pooled_vectors_only():
     model, (texts, images) = new_model(), corpora()
     encoder = model.vilbert.encoder
-    last, before = calls(encoder.text_layers[3]), calls(encoder.coattention_layers[1].text.output)
-    last_vision = calls(encoder.vision_layers[2])
+    last, before = calls(encoder.text_layers[3].output), calls(encoder.coattention_layers[1].text.output)
+    last_vision = calls(encoder.vision_layers[2].output)
     new_scorer(model).score(texts, images, progress=False)
-    assert {shape[1] for shape in last} == {shape[1] for shape in last_vision} == {1}
-    assert all(shape[1] > 1 for shape in before)
+    assert sum(rows for rows, _ in last) == sum(rows for rows, _ in last_vision) == len(texts) * len(images)
+    assert sum(rows for rows, _ in before) == sum(len(text.split()) + 2 for text in texts) * len(images)
 
 
-def test_almost_nothing_is_padding():
+@pytest.mark.parametrize("half", [False, True])
+def test_nothing_is_padding(half):
     model, (texts, images) = new_model(), corpora(80, 60)
-    shapes = calls(model.vilbert.encoder.text_layers[2])
-    regions = calls(model.vilbert.encoder.vision_layers[0])
-    new_scorer(model, batch_size=64).score(texts, images, progress=False)
-    real = sum(len(text.split()) + 2 for text in texts) * len(images)
-    real += sum(min(len(one), REGIONS) + 1 for one in images.values()) * len(texts)
-    computed = sum(shape[0] * shape[1] for shape in shapes + regions)
-    assert 1 <= computed / real < 1.05
-    assert max(shape[0] for shape in shapes) <= 64
+    words = calls(model.vilbert.encoder.text_layers[2].output)
+    regions = calls(model.vilbert.encoder.vision_layers[0].output)
+    attention = calls(model.vilbert.encoder.text_layers[3].attention.output)
+    scorer = new_scorer(model.bfloat16() if half else model, batch_size=64)
+    scorer.score(texts, images, progress=False)
+    computed = sum(rows for rows, _ in words), sum(rows for rows, _ in regions)
+    real = (
+        sum(len(text.split()) + 2 for text in texts) * len(images),
+        sum(min(len(one), REGIONS) + 1 for one in images.values()) * len(texts),
+    )
+    assert max(rows for rows, _ in attention) <= 64
+    if half:
+        # A few numbers of rows, each a multiple, for which products are compiled.
+        assert all(rows % HALF_MULTIPLE == 0 for rows, _ in words + regions)
+        assert all(0 <= rows - of_real < HALF_MULTIPLE * len(words) for rows, of_real in zip(computed, real))
+    else:
+        assert computed == real
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 200])
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
-@pytest.mark.parametrize("batch_positions", [0, 100, 300])
-def test_batches_hold_each_pair_once(count, batch_size, batch_positions):
+def test_batches_hold_each_pair_once(count, batch_size):
     generator = np.random.default_rng(count)
     text, vision = generator.integers(3, 30, count), generator.integers(11, 38, count)
-    batches = list(cheap_batches(text, vision, batch_size, batch_positions))
+    batches = like_batches(text, vision, batch_size)
     assert sorted(np.concatenate(batches).tolist()) == list(range(count))
-    assert max(map(len, batches)) <= batch_size
-    positions = sum(len(batch) * (text[batch].max() + vision[batch].max()) for batch in batches)
-    if batch_positions == 0:
-        # What costs nothing is done until hardly anything is padded.
-        assert positions <= 1.05 * (text + vision).sum()
-    else:
-        # No tiny ones beyond need.
-        assert len(batches) <= 8 * -(-count // batch_size)
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
+    assert (np.diff(text[np.concatenate(batches)]) >= 0).all()
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+@pytest.mark.parametrize("lengths", [[3, 1, 4], [2, 2, 2], [1], [5]])
+def test_packed_and_padded_positions(lengths, multiple):
+    packing = Packing(np.array(lengths), torch.device("cpu"), multiple)
+    rows = sum(lengths) + -sum(lengths) % multiple
+    values = torch.arange(1.0, rows + 1)[:, None]
+    padded, start = packing.pad(values), 0
+    assert padded.shape == (len(lengths), max(lengths), 1)
+    for item, length in zip(padded, lengths):
+        assert torch.equal(item[:length], values[start : start + length])
+        start += length
+    packed = packing.pack(padded)
+    assert packed.shape == values.shape
+    assert torch.equal(packed[: sum(lengths)], values[: sum(lengths)])
+    assert torch.equal(packing.first(values)[:, 0], padded[:, 0, 0])
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    assert mask.all() if packing.mask is None else torch.equal(packing.mask[:, 0, 0], mask)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 9])
+def test_workers_get_like_shares(workers):
+    costs = np.random.default_rng(0).integers(100, 1000, 40).tolist()
+    found = shares(costs, workers)
+    assert sorted(job for jobs in found for job in jobs) == list(range(40))
+    sums = [sum(costs[job] for job in jobs) for jobs in found]
+    assert max(sums) - min(sums) <= max(costs)
+    assert shares([], workers) == [[] for _ in range(workers)]
+    # In turns, one of two would get 8 and the other 2.
+    assert shares([4, 1, 4, 1], 2) == [[0, 1], [2, 3]]
 
 
 def test_spans():
@@ -465,7 +502,7 @@ def test_many_queries_with_a_shortlist_each(budget):
     model, names = new_model(), list(images)
     scores = plain(model, texts, images)
     scorer, generator = new_scorer(model, memory_budget=budget), np.random.default_rng(1)
-    pairs = calls(model.vilbert.encoder.text_layers[2])
+    pairs = calls(model.vilbert.encoder.text_layers[3].output)
     shortlists = [generator.choice(names, count, replace=False).tolist() for count in generator.integers(1, 9, TEXTS)]
     found = scorer.rank(texts, images, top_k=3, candidates=shortlists)
     # No other pair has been computed.
@@ -816,7 +853,7 @@ def test_what_was_computed_stays_after_an_error(tmp_path, monkeypatch):
     np.testing.assert_allclose(there[~np.isnan(there)], whole[~np.isnan(there)], atol=1e-5)
 
     monkeypatch.setattr(retrieval.SplitModel, "scores", split_scores)
-    pairs = calls((model := new_model()).vilbert.encoder.text_layers[2])
+    pairs = calls((model := new_model()).vilbert.encoder.text_layers[3].output)
     scores = new_scorer(model).score(texts, images, output, progress=False)
     assert sum(shape[0] for shape in pairs) == np.isnan(there).sum()
     np.testing.assert_array_equal(scores, new_scorer().score(texts, images, progress=False))

@@ -20,7 +20,7 @@ from modeling_vilbert import (
     ViLBertForVisualGrounding,
     ViLBertModel,
 )
-from modeling_vilbert.modeling_vilbert import ViLBertAttention
+from modeling_vilbert.layers_vilbert import ViLBertAttention
 
 from .suite import common
 
