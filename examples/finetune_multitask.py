@@ -24,8 +24,8 @@ from small_model import SceneOptions, composed, parse, processor_of, small_confi
 from transformers import set_seed
 
 from modeling_vilbert import MultiTaskTrainer, StopAndGo, TaskData, ViLBertForMultiTask, open_regions
+from modeling_vilbert.multitask_training import ORDERS
 from modeling_vilbert.tasks import TASKS, clean_split, head_of, labels_of, prepare_task, read_rows
-from modeling_vilbert.training import ORDERS
 
 
 @dataclass

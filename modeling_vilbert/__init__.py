@@ -28,6 +28,7 @@ from .heads_vilbert import (
 from .image_processing_vilbert import ViLBertImageProcessor, check_features
 from .model_card_vilbert import model_card
 from .modeling_vilbert import ViLBertModel, ViLBertModelOutput, ViLBertPreTrainedModel
+from .multitask_training import MultiTaskTrainer, StopAndGo, TaskData
 from .pipeline_vilbert import (
     PIPELINES,
     ViLBertGroundingPipeline,
@@ -41,7 +42,7 @@ from .regions import RegionStack, convert_regions, inspect_regions, join_regions
 from .regions_vilbert import Regions, concatenate_regions
 from .retrieval import ImageTextScorer
 from .search import caption_shortlist
-from .training import MultiTaskTrainer, StopAndGo, TaskData, ViLBertTrainer
+from .training import ViLBertTrainer
 
 
 __version__ = "0.1.0"

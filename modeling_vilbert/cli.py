@@ -132,6 +132,9 @@ def add_extract(commands: argparse._SubParsersAction):
     parser.add_argument("--max-boxes", type=int, default=36, metavar="N", help="of the detector; default: %(default)s")
     parser.add_argument("--short-side", type=int, default=320, metavar="PIXELS", help="of resized images; default: 320")
     parser.add_argument(
+        "--crop-size", type=int, metavar="PIXELS", help="of boxes, each cut out: features see nothing beside their box"
+    )
+    parser.add_argument(
         "--source", help="what made the features; default: backbone, sizes and where the regions come from"
     )
     parser.add_argument("--ids", choices=IMAGE_IDS, default="stem", help="what of its file an image is called")
@@ -161,8 +164,8 @@ def extract(options: argparse.Namespace) -> int:
         if not (rows.isdecimal() and columns.isdecimal()):
             raise ValueError(f"--grid must be ROWSxCOLUMNS, such as 6x6, got {options.grid!r}.")
         proposals = {"kind": "grid", "rows": int(rows), "columns": int(columns)}
-    sides = {"short_side": options.short_side, "long_side": 2 * options.short_side}
-    settings = {"backbone": options.backbone, "proposals": proposals, "source": options.source, **sides}
+    sizes = {"short_side": options.short_side, "long_side": 2 * options.short_side, "crop_size": options.crop_size}
+    settings = {"backbone": options.backbone, "proposals": proposals, "source": options.source, **sizes}
     problems = extract_to_folder(
         images,
         options.output,

@@ -328,11 +328,15 @@ class RegionExtractor:
         short_side: the shorter side of images before the backbone, in pixels. More shows smaller things; a classifier
             is surest at the size it was trained at, often 224.
         long_side: the longer side is at most this (rounded to `size_divisor`).
+        crop_size: cut each box out of the image and resize it to a square of so many pixels, in place of the image, so
+            that features tell of nothing beside their box; they are the mean of the crop's map. It costs a run of the
+            backbone for each box.
         size_divisor: of the resized height and width. Default: 32, or the patch size.
         image_mean: of each channel, 0 to 1. Default: what the model's name or its timm config says, else ImageNet's.
         image_std: likewise.
-        source: says what made the features. Default: backbone, layer, `short_side` x `long_side`, proposals, and
-            mean, deviation and divisor where they are not the backbone's own; not `dtype`, which only rounds.
+        source: says what made the features. Default: backbone, layer, `short_side` x `long_side` (or `crop_size`),
+            proposals, and mean, deviation and divisor where they are not the backbone's own; not `dtype`, which only
+            rounds.
         device: where the backbone (and the detector) run. Default: where they are.
         dtype: of the backbone; features are float32 in any case. Default: as it is.
         batch_size: images that run together at most.
@@ -372,6 +376,7 @@ class RegionExtractor:
         class_names: Sequence[str] | None = None,
         short_side: int = 320,
         long_side: int = 640,
+        crop_size: int | None = None,
         size_divisor: int | None = None,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
@@ -394,6 +399,7 @@ class RegionExtractor:
             "class_names": None if class_names is None else list(class_names),
             "short_side": short_side,
             "long_side": long_side,
+            "crop_size": crop_size,
             "size_divisor": size_divisor,
             "image_mean": None if image_mean is None else list(image_mean),
             "image_std": None if image_std is None else list(image_std),
@@ -423,6 +429,7 @@ class RegionExtractor:
         if isinstance(classifier, nn.Module):
             self.backbone.modules += (classifier.eval(),)
         self.short_side, self.long_side, self.batch_size = short_side, long_side, batch_size
+        self.crop_size = self._checked(crop_size)
         self._dtype = None
         self.to(device, dtype)
         self.feature_size = self._probe()
@@ -437,6 +444,8 @@ class RegionExtractor:
             return self._given["source"]
         size = self.backbone.fixed_size
         size = f"{size[1]} x {size[0]} px" if size else f"at most {self.short_side} x {self.long_side} px"
+        if self.crop_size is not None:
+            size = f"each box alone at {self.crop_size} px"
         return f"{', '.join(filter(None, (self.backbone.name, size, self._not_its_own)))}; {proposals}"
 
     def description(self) -> dict:
@@ -551,15 +560,18 @@ class RegionExtractor:
             except ValueError as error:
                 yield number, ValueError(f"{_image_name(image, number, image_ids[number])}: {error}")
                 continue
-            group = waiting.setdefault(prepared[1].shape[1:], [])
+            size = prepared[1].shape[-2:]
+            group = waiting.setdefault(size, [])
             group.append((number, *prepared))
             if len(group) == self.batch_size:
-                yield from self._run(waiting.pop(prepared[1].shape[1:]))
+                yield from self._run(waiting.pop(size))
         for group in waiting.values():
             yield from self._run(group)
 
     def _prepare(self, image: Any, boxes: Any, box_format: str, image_id: Any) -> tuple[Regions, Tensor]:
-        """The record without its features, and the resized pixels [3, H, W], uint8."""
+        """The record without its features, and what the backbone is to see, uint8: the resized image [3, H, W], or with
+        `crop_size` each box [N, 3, H, W].
+        """
         picture = open_image(image)
         proposals = self.proposals if boxes is None else GivenBoxes()
         found = proposals.propose(picture) if boxes is None else {"boxes": boxes, "box_format": box_format}
@@ -578,7 +590,24 @@ class RegionExtractor:
                 f"{len(flat)} of {len(record)} boxes have no area, the first is number {flat[0]}: "
                 f"{record.boxes[flat[0]].tolist()} as (x1, y1, x2, y2)."
             )
-        return record, _to_tensor(picture.resize(self._resized(*picture.size), need("PIL.Image").Resampling.BILINEAR))
+        bilinear = need("PIL.Image").Resampling.BILINEAR
+        if self.crop_size is None:
+            return record, _to_tensor(picture.resize(self._resized(*picture.size), bilinear))
+        # All pixels that a box touches.
+        corners = np.concatenate([np.floor(record.boxes[:, :2]), np.ceil(record.boxes[:, 2:])], 1)
+        corners = np.clip(corners, 0, [*picture.size, *picture.size]).astype(int)
+        size = (self.crop_size, self.crop_size)
+        return record, torch.stack([_to_tensor(picture.crop(box).resize(size, bilinear)) for box in corners.tolist()])
+
+    def _checked(self, crop_size: int | None) -> int | None:
+        if crop_size is None:
+            return None
+        fixed, divisor = self.backbone.fixed_size, self.backbone.size_divisor
+        if not isinstance(crop_size, int) or crop_size < 1 or crop_size % divisor:
+            raise ValueError(f"crop_size must be None or a multiple of {divisor} (size_divisor), got {crop_size!r}.")
+        if fixed is not None and tuple(fixed) != (crop_size, crop_size):
+            raise ValueError(f"crop_size must be None: this backbone takes images of {fixed[1]} x {fixed[0]} px only.")
+        return crop_size
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) for the backbone."""
@@ -590,16 +619,12 @@ class RegionExtractor:
 
     @torch.inference_mode()
     def _run(self, group: list[tuple[int, Regions, Tensor]]) -> Iterator[tuple[int, Regions | ValueError]]:
-        roi_align = need("torchvision.ops").roi_align
-        maps = self._map(torch.stack([pixels for _, _, pixels in group])).float()
-        boxes = []
-        for _, record, _ in group:
-            width, height = record.image_size
-            # The pooled box stays inside the image, from which Regions lets it stick out by a pixel.
-            inside = np.clip(record.boxes, 0, [width, height, width, height])
-            to_map = np.array([maps.shape[3] / width, maps.shape[2] / height] * 2)
-            boxes.append(torch.from_numpy((inside * to_map).astype(np.float32)).to(maps.device))
-        features = roi_align(maps, boxes, output_size=1, sampling_ratio=-1, aligned=True).flatten(1)
+        _, records, pixels = zip(*group)
+        if self.crop_size is None:
+            features = self._pooled(torch.stack(pixels), records)
+        else:
+            crops = torch.cat(pixels).split(CROPS_AT_ONCE)
+            features = torch.cat([self._map(some).float().mean((2, 3)) for some in crops])
         probs = [None] * len(group)
         counts = [len(record) for _, record, _ in group]
         if self.backbone.classify is not None:
@@ -614,6 +639,19 @@ class RegionExtractor:
             # Features may overflow in half precision.
             except ValueError as error:
                 yield number, error
+
+    def _pooled(self, pixels: Tensor, records: Sequence[Regions]) -> Tensor:
+        """Resized images [B, 3, H, W] and their boxes -> features of all boxes [N, C]."""
+        maps = self._map(pixels).float()
+        boxes = []
+        for record in records:
+            width, height = record.image_size
+            # The pooled box stays inside the image, from which Regions lets it stick out by a pixel.
+            inside = np.clip(record.boxes, 0, [width, height, width, height])
+            to_map = np.array([maps.shape[3] / width, maps.shape[2] / height] * 2)
+            boxes.append(torch.from_numpy((inside * to_map).astype(np.float32)).to(maps.device))
+        roi_align = need("torchvision.ops").roi_align
+        return roi_align(maps, boxes, output_size=1, sampling_ratio=-1, aligned=True).flatten(1)
 
     def _map(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] uint8 -> [B, C, h, w]."""
@@ -649,6 +687,8 @@ class RegionExtractor:
 
 
 PROPOSALS = {"grid": Grid, "given": GivenBoxes, "detector": Detector}
+# Boxes that run together where each is an image of its own.
+CROPS_AT_ONCE = 64
 # Settings of a backbone's images -> how a source calls them.
 PREPARATION = {"image_mean": "mean", "image_std": "deviation", "size_divisor": "multiples of"}
 

@@ -32,11 +32,11 @@ from .heads_vilbert import (
 )
 from .lengths import REGIONS, TOKENS, add_lengths, like_lengths
 from .metrics import METRICS, Predictions, some_ids
+from .multitask_training import TaskData
 from .optional_packages import need
 from .processing_vilbert import ViLBertProcessor
 from .regions import join_regions
 from .regions_vilbert import Regions
-from .training import TaskData
 
 
 logger = logging.get_logger(__name__)

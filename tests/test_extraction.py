@@ -66,6 +66,46 @@ def test_a_bright_cell_of_a_grid_is_bright_alone(size, rows, columns):
         assert features[number] > 0.9 and np.delete(features, number).max() < 0.1
 
 
+def far_seeing() -> nn.Module:
+    """Each cell of its map has seen the whole image."""
+    return nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 5, 31, padding=15, padding_mode="replicate"))
+
+
+def test_crops_tell_of_nothing_beside_their_box():
+    torch.manual_seed(0)
+    boxes, picture = [[3, 5, 11, 14], [0.5, 1.5, 30.2, 28.9], [30, 20, 40, 30]], noise(40, 30)
+    beside = picture.copy()
+    beside.paste("red", (15, 0, 40, 30))
+    beside.paste("red", (0, 15, 15, 30))
+    settings = {"size_divisor": 4, **PLAIN}
+    for crop_size, alone in ((None, False), (32, True)):
+        extractor = RegionExtractor(far_seeing(), GivenBoxes(), crop_size=crop_size, short_side=32, **settings)
+        found, other = (extractor(image, boxes=boxes).features for image in (picture, beside))
+        assert np.array_equal(found[0], other[0]) == alone
+        assert not np.array_equal(found[1:], other[1:])
+
+
+def test_crops_are_the_mean_of_the_backbones_map_of_each_box(monkeypatch):
+    monkeypatch.setattr(extraction, "CROPS_AT_ONCE", 4)
+    backbone = far_seeing().eval()
+    extractor = RegionExtractor(backbone, Grid(2, 3), crop_size=16, size_divisor=4, batch_size=2, **PLAIN)
+    pictures = [noise(48, 32), noise(31, 45, 1), noise(48, 32, 2)]
+    for picture, regions in zip(pictures, extractor(pictures)):
+        for box, features in zip(regions.boxes, regions.features):
+            x1, y1, x2, y2 = np.floor(box[0]), np.floor(box[1]), np.ceil(box[2]), np.ceil(box[3])
+            crop = picture.crop((int(x1), int(y1), int(x2), int(y2))).resize((16, 16), Image.Resampling.BILINEAR)
+            with torch.inference_mode():
+                wanted = backbone(torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None] / 255).mean((0, 2, 3))
+            np.testing.assert_allclose(features, wanted.numpy(), atol=1e-5)
+    assert "each box alone at 16 px" in extractor.source
+
+
+@pytest.mark.parametrize("crop_size", [0, 30, 32.0, -32])
+def test_a_crop_size_that_makes_no_map(crop_size):
+    with pytest.raises(ValueError, match="crop_size must be None or a multiple of 32"):
+        RegionExtractor(nn.AvgPool2d(32), crop_size=crop_size)
+
+
 def test_regions_between_cells_are_their_exact_mean():
     picture = noise(896, 448)
     pixels = np.asarray(picture) / 255
@@ -557,11 +597,13 @@ def test_a_source_tells_what_changes_features():
             {"image_mean": (0.5, 0.5, 0.25)},
             {"image_std": (0.5, 0.5, 0.5)},
             {"size_divisor": 64},
+            {"crop_size": 64},
+            {"crop_size": 96},
             {"proposals": Grid(2, 3)},
             *({"proposals": Detector(Fixed(BOXES, SCORES, LABELS), **own)} for own in ({}, {"long_side": 800})),
         )
     }
-    assert len(sources) == 10
+    assert len(sources) == 12
     plain = RegionExtractor(nn.AvgPool2d(32)).source
     assert plain == "AvgPool2d last map, at most 320 x 640 px; grid 6 x 6" and plain in sources
     # What a backbone does anyway need not be said, and what only rounds is not another source.

@@ -37,7 +37,8 @@ from modeling_vilbert import (
     ViLBertTrainer,
 )
 from modeling_vilbert.data_collators import repeated
-from modeling_vilbert.training import TaskBatches, loss_counts
+from modeling_vilbert.multitask_training import TaskBatches
+from modeling_vilbert.training import loss_counts
 
 
 def parameters(trainer) -> dict[str, torch.Tensor]:
