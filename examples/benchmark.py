@@ -14,7 +14,8 @@ Parts:
     vqa          a set of questions of 4-20 words about 10-100 regions
     pretraining  steps through captions of about 10 words with 10-36 regions, limits 36 and 37
     retrieval    captions of 5-30 words x images of 10-36 regions, all pairs
-    processes    the same in one and in two processes of one thread each
+    processes    the same in one and in two processes of one thread each; and what the machine itself gains by a second
+                 process: square products, which share nothing
     flat         10^3 to 10^5 pairs of a small model: do cost of a pair and memory stay?
 
 Each round of each row is a process of its own, so that rows do not disturb one another; rounds are interleaved: every
@@ -76,8 +77,15 @@ def rows_of(
             for each in attentions
         ]
     if part == "processes":
-        found = [Row(part, f"{n} process{'es' * (n > 1)}", "fp32", attention, count=n) for n in (1, 2)]
-    elif part == "flat":
+        one, two = (
+            [
+                Row(part, f"{way}, {count} process{'es' * (count > 1)}", "fp32", attention, count=count)
+                for way in ways.PROCESS_WAYS
+            ]
+            for count in (1, 2)
+        )
+        return [*zip(one, one), *zip(two, one)]
+    if part == "flat":
         counts = (10**2, 10**3) if sizes.small else (10**3, 10**4, 10**5)
         found = [Row(part, f"{n:,} pairs", "fp32", attention, count=n) for n in counts]
     else:

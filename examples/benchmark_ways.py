@@ -605,11 +605,26 @@ def new_scorer(model: PreTrainedModel, processor: ViLBertProcessor, batch_size: 
     return ImageTextScorer(model, processor, batch_size=batch_size, **settings)
 
 
+PROCESS_WAYS = ("ImageTextScorer", "square products")
+
+
 def processes(row: Row, sizes: Sizes) -> Work:
-    """The scorer in one of `count` processes, as `torchrun` starts them; all write into one file."""
+    """The scorer in one of `count` processes, as `torchrun` starts them; all write into one file. Or as many square
+    products in each process, for what a second one could gain at best.
+    """
     from accelerate import PartialState
 
     state = PartialState(cpu=True)
+    if row.way.startswith(PROCESS_WAYS[1]):
+        product, times = machine(Row("machine", machine_shapes(sizes)[0], row.dtype), sizes), 50
+
+        def multiply(times: int = times):
+            state.wait_for_everyone()
+            for _ in range(times):
+                product.run()
+            state.wait_for_everyone()
+
+        return Work(multiply, times * row.count, "product", warm_up=lambda: multiply(1))
     texts, images = corpora(sizes, sizes.texts, sizes.images)
     config = vilbert_config(sizes.small, sizes.feature_size, num_labels=1)
     scorer = new_scorer(
