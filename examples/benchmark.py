@@ -19,14 +19,14 @@ Parts:
     flat         10^3 to 10^5 pairs of a small model: do cost of a pair and memory stay?
 
 Each round of each row is a process of its own, so that rows do not disturb one another; rounds are interleaved: every
-row of a part once, then every row again. A process warms up, measures the square product, runs, and measures that
-product again.
+row of a part once, then every row again. A process warms up, and then measures its work and the square product in
+turns.
 
 Columns:
     seconds, +-   of one run: the median of rounds, and half of what lies between the fastest and the slowest round
     per second    examples, questions, captions or pairs
-    of peak       useful FLOPs a second, as a share of the square product's rate in the same dtype and process; for what
-                  counts as useful see benchmark_ways.py
+    of peak       useful FLOPs a second, as a share of the rate of the square products before and after, in the same
+                  dtype and process; for what counts as useful see benchmark_ways.py
     speed         how many times as fast as the row that has "1.00" before it: for models the same model in fp32,
                   uncompiled; for jobs the first plain loop in fp32
     peak MB       the most memory that the process held during the run; with several, the first of them
@@ -38,6 +38,7 @@ import argparse
 import ctypes
 import dataclasses
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -130,21 +131,16 @@ def forget_peak() -> bool:
     return True
 
 
-def seconds_of(run: Any, least_seconds: float) -> float:
-    """The median of as many runs as take so long, at least one."""
-    taken = []
-    while not taken or sum(taken) < least_seconds:
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+def seconds_of(run: Any) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def square_rate(sizes: Sizes, dtype: str) -> float:
-    """FLOPs a second of the square product, the best of some."""
+    """FLOPs a second of the square product, the median of some."""
     product = ways.machine(Row("machine", ways.machine_shapes(sizes)[0], dtype), sizes)
-    best = min(seconds_of(product.run, 0) for _ in range(5))
-    return product.flops / best
+    return product.flops / statistics.median(seconds_of(product.run) for _ in range(5))
 
 
 def measure(row: Row, sizes: Sizes, threads: int) -> dict[str, Any]:
@@ -154,18 +150,26 @@ def measure(row: Row, sizes: Sizes, threads: int) -> dict[str, Any]:
     work = ways.WORK[row.part](row, sizes)
     for _ in range(2 if row.compiled else 1):
         (work.warm_up or work.run)()
-    before = square_rate(sizes, row.dtype)
+    # Rates of machines that others share change within seconds, so what is compared is measured in turns.
+    rates, taken = [square_rate(sizes, row.dtype)], []
     forgotten = forget_peak()
     _, rest = memory()
-    # Several processes must all run equally often.
-    seconds = seconds_of(work.run, 0 if row.part == "processes" else sizes.least_seconds)
+    # Several processes must all run equally often: once.
+    least, start = 0 if row.part == "processes" else sizes.least_seconds, time.perf_counter()
+    while not taken or time.perf_counter() - start < least:
+        taken.append(seconds_of(work.run))
+        rates.append(square_rate(sizes, row.dtype))
     peak, _ = memory()
+    around = [(before + after) / 2 for before, after in itertools.pairwise(rates)]
     return {
-        "seconds": seconds,
+        "seconds": statistics.median(taken),
         "items": work.items,
         "unit": work.unit,
         "flops": work.flops,
-        "square_rate": max(before, square_rate(sizes, row.dtype)),
+        "square_rate": statistics.median(rates),
+        "of_peak": statistics.median(work.flops / seconds / rate for seconds, rate in zip(taken, around))
+        if work.flops
+        else None,
         "peak_mb": peak,
         "work_mb": peak - rest if forgotten else None,
     }
@@ -238,7 +242,7 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return failed[0]
     seconds = [one["seconds"] for one in rounds]
     last = rounds[-1]
-    shares = [one["flops"] / one["seconds"] / one["square_rate"] for one in rounds if one["flops"]]
+    shares = [one["of_peak"] for one in rounds if one["of_peak"]]
     works = [one["work_mb"] for one in rounds if one["work_mb"] is not None]
     return {
         "seconds": statistics.median(seconds),

@@ -71,7 +71,7 @@ class Sizes:
     text_words: tuple[int, int] = (5, 30)
     image_regions: tuple[int, int] = (10, 36)
     # A step is repeated for so many seconds in each round.
-    least_seconds: float = 1.0
+    least_seconds: float = 5.0
 
 
 BASE = Sizes()

@@ -94,17 +94,17 @@ def extract_features(paths: list[str], description: str, batch_size: int = 64) -
     boxes, features = cell_boxes(), np.empty((len(paths), GRID * GRID, FEATURE_SIZE), np.float16)
     for start in tqdm(range(0, len(paths), batch_size), desc=description, unit="batch"):
         images = [Image.open(path).convert("RGB") for path in paths[start : start + batch_size]]
-        cells = np.stack([crop(image, box) for image in images for box in boxes])
+        cells = np.stack([image.crop(box) for image in images for box in boxes.tolist()])
         # Most are plain background: what is alike is looked at once.
         cells, places = np.unique(cells, axis=0, return_inverse=True)
-        pixels = torch.from_numpy(cells).permute(0, 3, 1, 2) / 127.5 - 1
+        pixels = torch.from_numpy(np.stack([upsampled(cell) for cell in cells])).permute(0, 3, 1, 2) / 127.5 - 1
         maps = backbone.extract_features(pixels.contiguous(memory_format=torch.channels_last))
         features[start : start + batch_size] = maps.mean((2, 3)).numpy()[places.reshape(-1, GRID * GRID)]
     return features
 
 
-def crop(image: Image.Image, box: np.ndarray) -> np.ndarray:
-    return np.asarray(image.crop(tuple(box)).resize((CELL_SIZE, CELL_SIZE), Image.Resampling.BILINEAR))
+def upsampled(cell: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(cell).resize((CELL_SIZE, CELL_SIZE), Image.Resampling.BILINEAR))
 
 
 def new_extractor() -> RegionExtractor:
