@@ -99,9 +99,8 @@ def main():
     labels = torch.cat([batch.pop("labels") for batch in batches])
 
     print(f"{len(examples)} questions, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print(
-        f"{'':<30}{'same answer':>12}{'right':>9}{'same best 3':>13}{'logits differ by':>22}{'seconds':>9}{'weights':>10}"
-    )
+    columns = f"{'same answer':>12}{'right':>9}{'same best 3':>13}{'logits differ by':>22}{'seconds':>9}{'weights':>10}"
+    print(f"{'':<30}{columns}")
     exact = None
     for name, (make, autocast) in ways(options.model, options.compile).items():
         model = make()
@@ -112,10 +111,8 @@ def main():
         ranks = (logits.topk(3).indices == exact.topk(3).indices).all(-1).float().mean().item()
         difference = (logits - exact).abs()
         differs = f"{difference.max().item():.1e} (mean {difference.mean().item():.0e})"
-        print(
-            f"{name:<30}{same:>12.2%}{right:>9.2%}{ranks:>13.2%}{differs:>22}{seconds:>9.1f}{megabytes(model):>7.1f} MB",
-            flush=True,
-        )
+        cells = f"{same:>12.2%}{right:>9.2%}{ranks:>13.2%}{differs:>22}{seconds:>9.1f}{megabytes(model):>7.1f} MB"
+        print(f"{name:<30}{cells}", flush=True)
 
 
 if __name__ == "__main__":
