@@ -9,8 +9,8 @@ Over 500 test questions of easy-VQA it ranks the 16 cells of each image in three
 what hiding the first three cells from the model costs the answer. Then the same for a model with random weights, and
 two pictures.
 
-The two questions differ. A cell's features come from a network that has seen all of the image, so that cells beside the
-shape tell of it too: the table also says how many answers stay when no cell on the shape is left.
+Each cell's features are of that cell alone, so that only cells on the shape tell of it. The table also says how many
+answers stay when none of them is left.
 """
 
 import argparse

@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 RUNNABLE = [DOCS / f"{name}.md" for name in ("checkpoints", "explanations_page", "index", "own_features", "own_image")]
 # What the reader of a page has, and no command has made.
 AT_HAND = {
-    "picture.png": Path(easy_vqa.get_test_image_paths()[7]),
+    "picture.png": Path(easy_vqa.get_test_image_paths()[5]),
     "multi_task_model.bin": ROOT / "tests/parity/vltasks/pytorch_model.bin",
     "bert_base_6layer_6conect.json": ROOT / "tests/parity/vltasks/config.json",
 }
