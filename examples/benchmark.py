@@ -24,11 +24,11 @@ turns.
 
 Columns:
     seconds, +-   of one run: the median of rounds, and half of what lies between the fastest and the slowest round
-    per second    examples, questions, captions or pairs
+    per second    examples, questions, captions, pairs or products
     of peak       useful FLOPs a second, as a share of the rate of the square products before and after, in the same
                   dtype and process; for what counts as useful see benchmark_ways.py
     speed         how many times as fast as the row that has "1.00" before it: for models the same model in fp32,
-                  uncompiled; for jobs the first plain loop in fp32
+                  uncompiled; for jobs the first row in fp32; for processes the same in one
     peak MB       the most memory that the process held during the run; with several, the first of them
     work MB       how much of that was for the run, above weights and what else was there before; in brackets as a
                   share of that of the row with which speed is compared
@@ -38,7 +38,6 @@ import argparse
 import ctypes
 import dataclasses
 import gc
-import itertools
 import json
 import multiprocessing
 import os
@@ -57,7 +56,7 @@ from typing import Any
 import benchmark_ways as ways
 import torch
 import transformers
-from benchmark_ways import Row, Sizes
+from benchmark_ways import Row, Sizes, Work
 
 
 # Rows
@@ -137,9 +136,8 @@ def seconds_of(run: Any) -> float:
     return time.perf_counter() - start
 
 
-def square_rate(sizes: Sizes, dtype: str) -> float:
-    """FLOPs a second of the square product, the median of some."""
-    product = ways.machine(Row("machine", ways.machine_shapes(sizes)[0], dtype), sizes)
+def rate_of(product: Work) -> float:
+    """FLOPs a second, the median of some."""
     return product.flops / statistics.median(seconds_of(product.run) for _ in range(5))
 
 
@@ -148,28 +146,35 @@ def measure(row: Row, sizes: Sizes, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     work = ways.WORK[row.part](row, sizes)
+    square = ways.machine(Row("machine", ways.machine_shapes(sizes)[0], row.dtype), sizes)
     for _ in range(2 if row.compiled else 1):
         (work.warm_up or work.run)()
     # Rates of machines that others share change within seconds, so what is compared is measured in turns.
-    rates, taken = [square_rate(sizes, row.dtype)], []
+    taken, rates, shares, peak = [], [rate_of(square)], [], None
     forgotten = forget_peak()
     _, rest = memory()
-    # Several processes must all run equally often: once.
-    least, start = 0 if row.part == "processes" else sizes.least_seconds, time.perf_counter()
-    while not taken or time.perf_counter() - start < least:
-        taken.append(seconds_of(work.run))
-        rates.append(square_rate(sizes, row.dtype))
-    peak, _ = memory()
-    around = [(before + after) / 2 for before, after in itertools.pairwise(rates)]
+    while not taken or sum(taken) < sizes.least_seconds:
+        if work.before is not None:
+            work.before()
+        several = [seconds_of(work.run)]
+        while sum(several) < sizes.least_seconds / 10:
+            several.append(seconds_of(work.run))
+        if peak is None:
+            peak, _ = memory()
+        taken += several
+        rates.append(rate_of(square))
+        if work.flops:
+            shares.append(work.flops / statistics.median(several) / statistics.mean(rates[-2:]))
+        # Several processes must all run equally often.
+        if row.part == "processes":
+            break
     return {
         "seconds": statistics.median(taken),
         "items": work.items,
         "unit": work.unit,
         "flops": work.flops,
         "square_rate": statistics.median(rates),
-        "of_peak": statistics.median(work.flops / seconds / rate for seconds, rate in zip(taken, around))
-        if work.flops
-        else None,
+        "of_peak": statistics.median(shares) if shares else None,
         "peak_mb": peak,
         "work_mb": peak - rest if forgotten else None,
     }
