@@ -6,7 +6,8 @@
 
 It answers the test questions of easy-VQA (9,673 of them) with the saved model in every way, and prints for each: the
 share of questions whose answer is that of float32, the share that are answered right, the share whose best three
-answers are the same in the same order, the greatest and the mean difference of logits, and the seconds.
+answers are the same in the same order, the greatest and the mean difference of logits, the seconds, and the bytes of
+the weights.
 `pip install torchao` adds the rows of int8, `--compile` those of compiled models.
 """
 
@@ -20,8 +21,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoProcessor, set_seed
-from visual_question_answering import Collator, folder, positive_int, read_split
+from transformers import AutoConfig, AutoProcessor, set_seed
+from visual_question_answering import SOURCE, Collator, folder, positive_int, read_split
 
 from modeling_vilbert import ViLBertForQuestionAnswering
 
@@ -90,6 +91,9 @@ def main():
     options = parser.parse_args()
 
     set_seed(0)
+    source = AutoConfig.from_pretrained(options.model).vision_config.feature_source
+    if source != SOURCE:
+        parser.error(f"the model reads features of {source!r}, not of {SOURCE!r}: train it anew.")
     processor = AutoProcessor.from_pretrained(options.model)
     # A few questions are about the images that a main example which was cut short has made features of.
     few = options.questions is not None and options.questions <= 256
@@ -101,8 +105,9 @@ def main():
     print(f"{len(examples)} questions, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     columns = f"{'same answer':>12}{'right':>9}{'same best 3':>13}{'logits differ by':>22}{'seconds':>9}{'weights':>10}"
     print(f"{'':<30}{columns}")
-    exact = None
+    exact = model = None
     for name, (make, autocast) in ways(options.model, options.compile).items():
+        del model
         model = make()
         logits, seconds = answer(model, autocast, batches)
         exact = logits if exact is None else exact

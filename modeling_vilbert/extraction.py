@@ -330,7 +330,7 @@ class RegionExtractor:
         long_side: the longer side is at most this (rounded to `size_divisor`).
         crop_size: cut each box out of the image and resize it to a square of so many pixels, in place of the image, so
             that features tell of nothing beside their box; they are the mean of the crop's map. It costs a run of the
-            backbone for each box.
+            backbone for each box, of which eight times `batch_size` run together.
         size_divisor: of the resized height and width. Default: 32, or the patch size.
         image_mean: of each channel, 0 to 1. Default: what the model's name or its timm config says, else ImageNet's.
         image_std: likewise.
@@ -429,7 +429,7 @@ class RegionExtractor:
         if isinstance(classifier, nn.Module):
             self.backbone.modules += (classifier.eval(),)
         self.short_side, self.long_side, self.batch_size = short_side, long_side, batch_size
-        self.crop_size = self._checked(crop_size)
+        self.crop_size = self._checked_crop_size(crop_size)
         self._dtype = None
         self.to(device, dtype)
         self.feature_size = self._probe()
@@ -442,10 +442,13 @@ class RegionExtractor:
         """What features of these proposals say of themselves."""
         if self._given["source"] is not None:
             return self._given["source"]
-        size = self.backbone.fixed_size
-        size = f"{size[1]} x {size[0]} px" if size else f"at most {self.short_side} x {self.long_side} px"
+        fixed = self.backbone.fixed_size
         if self.crop_size is not None:
             size = f"each box alone at {self.crop_size} px"
+        elif fixed is not None:
+            size = f"{fixed[1]} x {fixed[0]} px"
+        else:
+            size = f"at most {self.short_side} x {self.long_side} px"
         return f"{', '.join(filter(None, (self.backbone.name, size, self._not_its_own)))}; {proposals}"
 
     def description(self) -> dict:
@@ -593,20 +596,25 @@ class RegionExtractor:
         bilinear = need("PIL.Image").Resampling.BILINEAR
         if self.crop_size is None:
             return record, _to_tensor(picture.resize(self._resized(*picture.size), bilinear))
-        # All pixels that a box touches.
-        corners = np.concatenate([np.floor(record.boxes[:, :2]), np.ceil(record.boxes[:, 2:])], 1)
-        corners = np.clip(corners, 0, [*picture.size, *picture.size]).astype(int)
-        size = (self.crop_size, self.crop_size)
-        return record, torch.stack([_to_tensor(picture.crop(box).resize(size, bilinear)) for box in corners.tolist()])
+        # All pixels that a box touches, at least one.
+        first = np.clip(np.floor(record.boxes[:, :2]), 0, np.array(picture.size) - 1)
+        behind = np.clip(np.ceil(record.boxes[:, 2:]), first + 1, picture.size)
+        crops = torch.empty(len(record), 3, self.crop_size, self.crop_size, dtype=torch.uint8)
+        for crop, corners in zip(crops, np.concatenate([first, behind], 1).astype(int).tolist()):
+            crop.copy_(_to_tensor(picture.crop(corners).resize((self.crop_size, self.crop_size), bilinear)))
+        return record, crops
 
-    def _checked(self, crop_size: int | None) -> int | None:
+    def _checked_crop_size(self, crop_size: int | None) -> int | None:
         if crop_size is None:
             return None
         fixed, divisor = self.backbone.fixed_size, self.backbone.size_divisor
         if not isinstance(crop_size, int) or crop_size < 1 or crop_size % divisor:
             raise ValueError(f"crop_size must be None or a multiple of {divisor} (size_divisor), got {crop_size!r}.")
         if fixed is not None and tuple(fixed) != (crop_size, crop_size):
-            raise ValueError(f"crop_size must be None: this backbone takes images of {fixed[1]} x {fixed[0]} px only.")
+            allowed = f"None or {fixed[0]}" if fixed[0] == fixed[1] else "None"
+            raise ValueError(
+                f"crop_size must be {allowed}: the backbone takes images of {fixed[1]} x {fixed[0]} px only."
+            )
         return crop_size
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
@@ -623,10 +631,9 @@ class RegionExtractor:
         if self.crop_size is None:
             features = self._pooled(torch.stack(pixels), records)
         else:
-            crops = torch.cat(pixels).split(CROPS_AT_ONCE)
-            features = torch.cat([self._map(some).float().mean((2, 3)) for some in crops])
+            features = self._of_crops(torch.cat(pixels))
         probs = [None] * len(group)
-        counts = [len(record) for _, record, _ in group]
+        counts = list(map(len, records))
         if self.backbone.classify is not None:
             logits = self.backbone.classify(features.to(self._dtype)).float()
             probs = [part.cpu().numpy() for part in logits.softmax(-1).split(counts)]
@@ -652,6 +659,12 @@ class RegionExtractor:
             boxes.append(torch.from_numpy((inside * to_map).astype(np.float32)).to(maps.device))
         roi_align = need("torchvision.ops").roi_align
         return roi_align(maps, boxes, output_size=1, sampling_ratio=-1, aligned=True).flatten(1)
+
+    def _of_crops(self, pixels: Tensor) -> Tensor:
+        """Boxes [N, 3, H, W] -> their features [N, C]."""
+        if len(pixels) == 0:
+            return torch.zeros(0, self.feature_size, device=self.device)
+        return torch.cat([self._map(some).float().mean((2, 3)) for some in pixels.split(8 * self.batch_size)])
 
     def _map(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] uint8 -> [B, C, h, w]."""
@@ -687,8 +700,6 @@ class RegionExtractor:
 
 
 PROPOSALS = {"grid": Grid, "given": GivenBoxes, "detector": Detector}
-# Boxes that run together where each is an image of its own.
-CROPS_AT_ONCE = 64
 # Settings of a backbone's images -> how a source calls them.
 PREPARATION = {"image_mean": "mean", "image_std": "deviation", "size_divisor": "multiples of"}
 

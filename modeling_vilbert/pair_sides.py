@@ -89,7 +89,7 @@ class Images:
     """The images of a call, each read once for the number of its regions, and again when it is encoded.
 
     To keep them would take more memory than they are worth: 36 regions are read and checked in about a millisecond,
-    where a pair takes the base model 50, or 12 in bf16.
+    where a pair takes the base model 30, or 15 in bf16.
 
     Args:
         images: the `Regions` of each name.

@@ -115,7 +115,8 @@ def spans(sizes: Sequence[int], limit: int) -> list[range]:
 
 
 def like_batches(text: np.ndarray, vision: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Pairs in batches of about the same size, each of pairs of like lengths, for attention to have little to pad.
+    """Pairs in batches of about the same size, by the length of the text, then by that of the image, so that attention
+    has little to pad.
 
     Args:
         text, vision: lengths of the text and of the image of each pair, both [pairs].

@@ -105,6 +105,8 @@ class ImageTextScorer:
             )
         if autocast not in (None, torch.bfloat16, torch.float16):
             raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}.")
+        if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+            raise ValueError(f"model must be on one device as a whole, its parts are on {model.hf_device_map}.")
         self.model, self.processor = model, processor
         self.memory_budget, self.batch_size, self.autocast = memory_budget, batch_size, autocast
         self.max_tokens, self.head = max_tokens, self._head(head)
@@ -159,9 +161,10 @@ class ImageTextScorer:
             }
             with ScoreFile(output, shape, run, math.prod(tiles.shape), workers) as file:
                 left = [tile for tile in np.ndindex(tiles.shape) if tiles.number(*tile) not in file.done]
-                costs = [tiles.positions([side.lengths for side in sides], *tile) for tile in left]
+                lengths = [side.lengths for side in sides]
+                costs = [tiles.positions(lengths, *tile) for tile in left]
                 mine = [left[number] for number in shares(costs, workers.count)[workers.number]]
-                done = math.prod(shape) - sum(tiles.pairs(*tile) for tile in left)
+                done = (math.prod(shape) - sum(tiles.pairs(*tile) for tile in left)) // workers.count
                 for tile in self._fill(file.scores, split, sides, tiles, mine, progress, done):
                     file.add(tiles.number(*tile))
                 return file.finish()
@@ -308,12 +311,14 @@ class ImageTextScorer:
         """Pairs, as places of their texts and of their images among what is kept -> scores [pairs]."""
         # Pooled vectors that never met are multiplied, and no more.
         batch_size = self.batch_size if split.parts.pair else len(pairs[0])
-        batches = list(like_batches(*(kept.lengths[items] for kept, items in zip(sides, pairs)), batch_size))
-        values = np.empty(len(pairs[0]), np.float32)
+        batches = like_batches(*(kept.lengths[items] for kept, items in zip(sides, pairs)), batch_size)
+        scores = []
         for numbers in batches:
             text, vision = (kept.take(items[numbers]) for kept, items in zip(sides, pairs))
-            values[numbers] = split.scores(text, vision).float().cpu().numpy()
+            scores.append(split.scores(text, vision).float())
             bar.update(len(numbers))
+        values = np.empty(len(pairs[0]), np.float32)
+        values[np.concatenate(batches)] = torch.cat(scores).cpu().numpy()
         return values
 
     def _keep(self, split: SplitModel, side: Side, numbers: np.ndarray) -> Kept:

@@ -226,11 +226,13 @@ class SplitModel:
             return (self._pooled(**{stream: states})[stream][:, None],), real[:, :1]
         if stream not in self.parts.projected:
             return (states,), real
-        return (states, *self._projections(stream, self.parts.meeting, states)), real
+        return (states, *self._projections(stream, states)), real
 
-    def _projections(self, stream: str, coattention: int, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What a co-attention layer makes of one stream: its query, and key and value for the other, each [B, T, A]."""
-        layer = self.trunk.encoder.coattention_layers[coattention]
+    def _projections(self, stream: str, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the first co-attention layer makes of one stream: its query, and key and value for the other, each
+        [B, T, A].
+        """
+        layer = self.trunk.encoder.coattention_layers[self.parts.meeting]
         own, others = (getattr(layer, name).attention for name in (stream, OTHER[stream]))
         return own.query(states), others.key(states), others.value(states)
 
@@ -265,9 +267,10 @@ def update_by_tensor(digest: blake2b, name: str, value: torch.Tensor):
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
-def in_full(states: torch.Tensor) -> bool:
-    """Whether products of these states are computed in float32."""
-    return states.dtype == torch.float32 and not torch.is_autocast_enabled(states.device.type)
+def compiles_each_size(states: torch.Tensor) -> bool:
+    """Whether products of these states are of those that are compiled anew for each number of rows."""
+    half = states.dtype != torch.float32 or torch.is_autocast_enabled(states.device.type)
+    return half and states.device.type == "cpu"
 
 
 def key_mask(real: torch.Tensor) -> torch.Tensor | None:
@@ -303,7 +306,7 @@ class Kept:
     def take(self, items: np.ndarray) -> Packed:
         """Numbers of items [B] -> those items, one behind another."""
         lengths = self.lengths[items]
-        packing = Packing(lengths, self.device, 1 if in_full(self.tensors[0]) else HALF_MULTIPLE)
+        packing = Packing(lengths, self.device, HALF_MULTIPLE if compiles_each_size(self.tensors[0]) else 1)
         shifts = self.starts[items] - (np.cumsum(lengths) - lengths)
         places = np.pad(np.repeat(shifts, lengths) + np.arange(packing.count), (0, packing.spare), mode="edge")
         places = torch.from_numpy(places).to(self.device)

@@ -58,6 +58,11 @@ def test_blocks_run(page, small_run, monkeypatch):
                 assert cli.main(shlex.split(command, comments=True)[1:]) == 0, command
 
 
+@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+def test_pages_with_commands_have_some(page):
+    assert any(commands_of(block) for _, block in blocks_of(page))
+
+
 def test_commands_are_spelt_right(monkeypatch):
     """Those of all pages: their options exist. What they do is tested elsewhere."""
     parse = argparse.ArgumentParser.parse_args

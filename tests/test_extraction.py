@@ -85,10 +85,9 @@ def test_crops_tell_of_nothing_beside_their_box():
         assert not np.array_equal(found[1:], other[1:])
 
 
-def test_crops_are_the_mean_of_the_backbones_map_of_each_box(monkeypatch):
-    monkeypatch.setattr(extraction, "CROPS_AT_ONCE", 4)
+def test_crops_are_the_mean_of_the_backbones_map_of_each_box():
     backbone = far_seeing().eval()
-    extractor = RegionExtractor(backbone, Grid(2, 3), crop_size=16, size_divisor=4, batch_size=2, **PLAIN)
+    extractor = RegionExtractor(backbone, Grid(2, 3), crop_size=16, size_divisor=4, batch_size=1, **PLAIN)
     pictures = [noise(48, 32), noise(31, 45, 1), noise(48, 32, 2)]
     for picture, regions in zip(pictures, extractor(pictures)):
         for box, features in zip(regions.boxes, regions.features):
@@ -98,6 +97,28 @@ def test_crops_are_the_mean_of_the_backbones_map_of_each_box(monkeypatch):
                 wanted = backbone(torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None] / 255).mean((0, 2, 3))
             np.testing.assert_allclose(features, wanted.numpy(), atol=1e-5)
     assert "each box alone at 16 px" in extractor.source
+
+
+def test_crops_of_no_box_and_of_the_rim():
+    extractor = RegionExtractor(nn.AvgPool2d(32), GivenBoxes(), crop_size=32, **PLAIN)
+    nothing = np.zeros((0, 4))
+    found = extractor([noise(40, 30), bright(40, 30, (39, 0, 40, 30))], boxes=[nothing, [[39.6, 0, 40.9, 30]]])
+    assert found[0].features.shape == (0, 3)
+    # Of a box that sticks out what is inside, or else the pixel beside it.
+    np.testing.assert_allclose(found[1].features, 1)
+    assert extractor(noise(40, 30), boxes=nothing).features.shape == (0, 3)
+    outside = extractor(bright(40, 30, (39, 0, 40, 30)), boxes=[[40.1, 0, 40.9, 30]])
+    np.testing.assert_allclose(outside.features, 1)
+
+
+def test_a_saved_extractor_of_crops_is_the_same():
+    data = pytest.importorskip("skimage.data")
+    extractor = RegionExtractor("efficientnet-lite0", Grid(1, 2), crop_size=224)
+    again = RegionExtractor.from_dict(json.loads(json.dumps(extractor.to_dict())))
+    found, other = extractor(data.chelsea()), again(data.chelsea())
+    np.testing.assert_array_equal(found.features, other.features)
+    assert found.source == other.source == "efficientnet-lite0, each box alone at 224 px; grid 1 x 2"
+    assert found.class_probs.shape == (2, 1000) and len(found.labels) == 2
 
 
 @pytest.mark.parametrize("crop_size", [0, 30, 32.0, -32])

@@ -158,6 +158,16 @@ def test_dropout_is_that_of_torch(rate, dtype):
     assert not torch.equal(ours == 0, others == 0)
     kept = (ours != 0) & (others != 0)
     torch.testing.assert_close(ours[kept], others[kept], atol=0, rtol=1e-4 if dtype == torch.float32 else 0.01)
+    # The rate is met to 1/65,536, and the scale is that of what is met.
+    dropped = round(rate * 2**16)
+    scale = torch.tensor(2**16 / (2**16 - dropped), dtype=torch.float64)
+    exact = (states.detach()[ours != 0].double() * scale).to(dtype)
+    torch.testing.assert_close(ours[ours != 0].detach(), exact, atol=0, rtol=1e-6 if dtype == torch.float32 else 0.005)
+    # What is kept for the gradient is a byte a number.
+    kept_bytes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept_bytes.append(one.nbytes), lambda one: one):
+        drop(states, rate, True)
+    assert max(kept_bytes) == states.numel()
     # No row and no column is left out more than chance has it.
     for axis, count in ((0, 401), (1, 257)):
         assert (ours == 0).float().mean(axis).sub(rate).abs().max() < 6 * (rate * (1 - rate) / count) ** 0.5
@@ -176,19 +186,27 @@ def test_dropout_draws_from_torchs_generator_and_stops_in_eval_mode():
     assert torch.equal(drop(states, 0.0, True), states)
     assert not drop(states, 1.0, True).any()
     assert drop(torch.rand(0, 3), 0.3, True).shape == (0, 3)
+    assert torch.equal(drop(torch.ones(3), 1e-9, True), torch.ones(3)) and not drop(torch.ones(3), 1 - 1e-9, True).any()
+
+
+def test_dropout_where_tensors_are_not_plain():
+    each = torch.func.vmap(lambda row: drop(row, 0.5, True), randomness="different")(torch.ones(4, 100))
+    assert all(0 < (row == 0).float().mean() < 1 for row in each) and not torch.equal(each[0], each[1])
+    states = torch.ones(10, 10)
+    with torch.device("meta"):
+        assert drop(states, 0.5, True).device == states.device
+    compiled = torch.compile(lambda states: drop(states, 0.5, True), fullgraph=True, backend="eager")
+    assert 0 < (compiled(states) == 0).float().mean() < 1
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradient_checkpointing_changes_no_gradient(reentrant):
+    """With dropout, too: what is computed again draws the same."""
     inputs = tiny_inputs()
     gradients, calls = [], []
     for checkpointing in (False, True):
         model = make(text_gated_vision_attention=True).train()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-            if hasattr(module, "dropout") and isinstance(module.dropout, float):
-                module.dropout = 0.0
+        torch.manual_seed(0)
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": reentrant})
             layers = [*model.encoder.text_layers, *model.encoder.vision_layers]

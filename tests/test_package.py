@@ -27,6 +27,7 @@ FLOORS = [
         "explanation_page",
         "explanation_pictures",
         "conversion_vilbert",
+        "layers_vilbert",
         "model_card_vilbert",
         "region_records",
     },
@@ -37,7 +38,8 @@ FLOORS = [
     {"heads_vilbert", "processing_vilbert", "pair_tiles", "score_files"},
     {"pretraining_vilbert", "metrics", "data_collators", "lengths", "explanation_targets", "split_model", "pair_sides"},
     {"annotations", "submissions", "training", "caption_groups", "explanation_record", "retrieval", "export"},
-    {"pipeline_vilbert", "tasks", "explanation", "search"},
+    {"pipeline_vilbert", "multitask_training", "explanation", "search"},
+    {"tasks"},
     {"cli"},
     {"__init__"},
 ]
