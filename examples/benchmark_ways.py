@@ -65,9 +65,9 @@ class Sizes:
     caption_batch: int = 64
     caption_limits: tuple[int, int] = (36, 37)
     # Retrieval; the original's limits, and `ImageTextScorer`'s batch.
-    texts: int = 32
-    images: int = 48
-    pair_batch: int = 128
+    texts: int = 24
+    images: int = 32
+    pair_batch: int = 256
     text_words: tuple[int, int] = (5, 30)
     image_regions: tuple[int, int] = (10, 36)
     # Work is repeated until it has taken so many seconds in each round.

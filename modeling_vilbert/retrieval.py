@@ -85,7 +85,7 @@ class ImageTextScorer:
         model: PreTrainedModel,
         processor: ViLBertProcessor,
         memory_budget: int = 2**30,
-        batch_size: int = 128,
+        batch_size: int = 256,
         autocast: torch.dtype | None = None,
         max_tokens: int | None = None,
         head: str | None = None,
