@@ -5,9 +5,9 @@
     python examples/explain.py
 
 Over 500 test questions of easy-VQA it ranks the 16 cells of each image in three ways: by relevance, by raw attention
-(of all words, a mean over layers and heads) and at random. It prints how often the first cell overlaps the shape, and
-what hiding the first three cells from the model costs the answer. Then the same for a model with random weights, and
-two pictures.
+(of all words, a mean over layers and heads) and at random. It prints how often the first cell overlaps the shape, which
+share of the map all such cells have, and what hiding the first three cells from the model costs the answer. Then the
+same for a model with random weights, and two pictures.
 
 Each cell's features are of that cell alone, so that only cells on the shape tell of it. The table also says how many
 answers stay when none of them is left.
@@ -67,14 +67,18 @@ def measure(model: torch.nn.Module, processor, examples: list[tuple], k: int) ->
         faith = explanation.faithfulness(model, inputs, k=k, draws=5, measure="margin")
         blind = margin_without(explanation, model, inputs, np.flatnonzero(on_shape))
         raw = explanation.attention["text_to_vision"].mean((0, 1, 2))
+        relevance = explanation.relevant("vision")[1:]
         ranked_by_raw = replace(explanation, relevance={**explanation.relevance, "regions": raw})
         raw_faith = ranked_by_raw.faithfulness(model, inputs, k=k, draws=1, measure="margin")
 
         rows.append(
             {
-                "relevance overlaps": on_shape[explanation.relevant("vision")[1:].argmax()],
+                "relevance overlaps": on_shape[relevance.argmax()],
                 "raw attention overlaps": on_shape[raw[1:].argmax()],
                 "chance overlaps": on_shape.mean(),
+                "relevance share": relevance[on_shape].sum() / relevance.sum(),
+                "raw attention share": raw[1:][on_shape].sum() / raw[1:].sum(),
+                "chance share": on_shape.mean(),
                 "relevance drop": faith.relevant_drop,
                 "raw attention drop": raw_faith.relevant_drop,
                 "chance drop": faith.random_mean,
@@ -89,12 +93,14 @@ def measure(model: torch.nn.Module, processor, examples: list[tuple], k: int) ->
 def print_table(name: str, found: dict[str, np.ndarray], k: int):
     count = len(found["margin"])
     print(f"\n{name}, {count} questions; mean margin of the answer {found['margin'].mean():.2f}")
-    print(f"{'cells ranked by':<18}{'first overlaps shape':>22}{f'margin lost without first {k}':>34}")
+    columns = f"{'first on shape':>16}{'share on shape':>16}{f'margin lost without first {k}':>34}"
+    print(f"{'cells ranked by':<18}{columns}")
     for row in ("relevance", "raw attention", "chance"):
         drops = found[f"{row} drop"]
         # Of the mean over questions.
         error = drops.std() / count**0.5
-        print(f"{row:<18}{found[f'{row} overlaps'].mean():>22.1%}{drops.mean():>25.3f} ± {error:.3f}")
+        places = f"{found[f'{row} overlaps'].mean():>16.1%}{found[f'{row} share'].mean():>16.1%}"
+        print(f"{row:<18}{places}{drops.mean():>25.3f} ± {error:.3f}")
     print(f"Spread of the draws of {k} random cells: {found['chance spread'].mean():.3f}.")
     same = found["same without the shape"].mean()
     print(f"Without any cell that overlaps the shape, {same:.1%} of the answers are the same.")
