@@ -62,8 +62,8 @@ ANSWERS = sorted(easy_vqa.get_answers())
 SHAPES = {"circle", "rectangle", "triangle"}
 FUNCTION_WORDS = set("a contain does image in is no not of present the there what ?".split())
 
-IMAGE_SIZE, CELL_SIZE, GRID, FEATURE_SIZE = 64, 64, 4, 1280
-SOURCE = f"efficientnet-lite0 (ImageNet), {GRID} x {GRID} grid, each cell alone at {CELL_SIZE} px, mean of the last map"
+IMAGE_SIZE, SEEN_SIZE, GRID, FEATURE_SIZE = 64, 64, 4, 1280
+SOURCE = f"efficientnet-lite0 (ImageNet), {GRID} x {GRID} grid, each cell alone at {SEEN_SIZE} px, mean of the last map"
 
 INK, GREEN, GREY = "#1f2430", "#2a7f62", "#c3c8cf"
 
@@ -104,12 +104,12 @@ def extract_features(paths: list[str], description: str, batch_size: int = 16) -
 
 
 def upsampled(cell: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(cell).resize((CELL_SIZE, CELL_SIZE), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(cell).resize((SEEN_SIZE, SEEN_SIZE), Image.Resampling.BILINEAR))
 
 
 def new_extractor() -> RegionExtractor:
     """The same for any picture. It is saved with the processor, so that the model can be asked about yours."""
-    return RegionExtractor("efficientnet-lite0", Grid(GRID, GRID), crop_size=CELL_SIZE, source=SOURCE)
+    return RegionExtractor("efficientnet-lite0", Grid(GRID, GRID), crop_size=SEEN_SIZE, source=SOURCE)
 
 
 def cached(path: Path, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -138,7 +138,7 @@ def read_split(split: str, cache: Path, max_images: int | None) -> list[dict]:
     paths = dict(get_paths())
     image_ids = sorted(paths)[:max_images]
     features = cached(
-        cache / f"easy_vqa-{split}-{len(image_ids)}-efficientnet_lite0-{GRID}x{GRID}-at-{CELL_SIZE}.npy",
+        cache / f"easy_vqa-{split}-{len(image_ids)}-efficientnet_lite0-{GRID}x{GRID}-at-{SEEN_SIZE}.npy",
         (len(image_ids), GRID * GRID, FEATURE_SIZE),
         lambda: extract_features([paths[image_id] for image_id in image_ids], f"Features of {split} images"),
     )

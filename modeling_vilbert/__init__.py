@@ -14,7 +14,7 @@ from .data_collators import ViLBertPreTrainingCollator, ViLBertTaskCollator
 from .explanation import captum_forward, explain
 from .explanation_record import Explanation, Faithfulness
 from .export import export_onnx, export_program, export_torch
-from .extraction import Detector, GivenBoxes, Grid, RegionExtractor
+from .extraction import RegionExtractor
 from .heads_vilbert import (
     ViLBertForImageAndTextRetrieval,
     ViLBertForImagesAndTextClassification,
@@ -38,6 +38,7 @@ from .pipeline_vilbert import (
 )
 from .pretraining_vilbert import ViLBertForPreTraining, ViLBertForPreTrainingOutput
 from .processing_vilbert import ViLBertProcessor
+from .proposals import Detector, GivenBoxes, Grid
 from .regions import RegionStack, convert_regions, inspect_regions, join_regions, open_regions, write_regions
 from .regions_vilbert import Regions, concatenate_regions
 from .retrieval import ImageTextScorer

@@ -17,7 +17,6 @@ from .explanation import explain
 from .explanation_page import check_page_path, embedded_picture, write_page
 from .explanation_record import Explanation
 from .export import SUFFIXES, checked_path, export_onnx, export_torch, greatest_difference, replacing
-from .extraction import open_image
 from .heads_vilbert import ViLBertForMultiTask, ViLBertTaskModel
 from .image_processing_vilbert import ViLBertImageProcessor, check_features
 from .modeling_vilbert import ViLBertModel
@@ -31,6 +30,7 @@ from .pipeline_vilbert import (
 )
 from .pretraining_vilbert import ViLBertForPreTraining
 from .processing_vilbert import ViLBertProcessor
+from .proposals import open_image
 from .region_records import MISSING_BOXES, RecordError
 from .region_table import DTYPES
 from .regions import FORMATS, RegionStore, convert_regions, inspect_regions, open_regions

@@ -21,8 +21,8 @@ import torch
 from .explanation_page import check_page_path, check_places, embedded_picture, write_page
 from .explanation_pictures import draw
 from .explanation_targets import Example, Target, as_index
-from .extraction import open_image
 from .optional_packages import need
+from .proposals import open_image
 from .relevance import MAPS
 
 

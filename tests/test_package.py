@@ -31,7 +31,7 @@ FLOORS = [
         "model_card_vilbert",
         "region_records",
     },
-    {"region_table", "region_containers", "annotation_records"},
+    {"region_table", "region_containers", "annotation_records", "proposals"},
     {"region_formats", "extraction", "box_annotations"},
     {"regions", "bulk_extraction"},
     {"modeling_vilbert", "image_processing_vilbert"},

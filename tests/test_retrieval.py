@@ -948,6 +948,13 @@ def test_what_two_killed_processes_left_others_end(count, whole, tmp_path):
     assert (tmp_path / "killed.npy").read_bytes() == whole.read_bytes()
 
 
+def test_a_model_on_several_devices_is_refused():
+    model = new_model()
+    model.hf_device_map = {"vilbert": 0, "head": "cpu"}
+    with pytest.raises(ValueError, match="model must be on one device as a whole, its parts are on"):
+        new_scorer(model)
+
+
 def test_several_processes_need_a_file(monkeypatch):
     monkeypatch.setattr(retrieval, "Workers", lambda device: SimpleNamespace(number=1, count=2))
     with pytest.raises(ValueError, match="output must be given with 2 processes"):
