@@ -168,6 +168,8 @@ def measure(row: Row, sizes: Sizes, threads: int) -> dict[str, Any]:
         # Several processes must all run equally often.
         if row.part == "processes":
             break
+    if torch.get_num_threads() != threads:
+        raise RuntimeError(f"measured with {torch.get_num_threads()} threads in place of {threads}")
     return {
         "seconds": statistics.median(taken),
         "items": work.items,
@@ -201,11 +203,14 @@ def one_round(row: Row, sizes: Sizes, threads: int) -> dict[str, Any]:
     context.set_forkserver_preload(IMPORTED_ONCE)
     count, environment = 1, {}
     if row.part == "processes":
-        # What torchrun tells its processes.
+        # What torchrun tells its processes. Accelerate gives each all cores, unless it is told of the threads.
         count, threads = row.count, 1
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+        environment = {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": str(threads),
+            "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+        }  # fmt: skip
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         started = []

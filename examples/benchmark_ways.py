@@ -64,9 +64,11 @@ class Sizes:
     captions: int = 192
     caption_batch: int = 64
     caption_limits: tuple[int, int] = (36, 37)
-    # Retrieval; the original's limits, and `ImageTextScorer`'s batch.
+    # Retrieval, in one process and shared by several; the original's limits, and `ImageTextScorer`'s batch.
     texts: int = 24
     images: int = 32
+    shared_texts: int = 48
+    shared_images: int = 64
     pair_batch: int = 256
     text_words: tuple[int, int] = (5, 30)
     image_regions: tuple[int, int] = (10, 36)
@@ -77,7 +79,8 @@ class Sizes:
 BASE = Sizes()
 SMALL = Sizes(
     small=True, feature_size=16, answers=31, square=128, batch=2, tokens=9, regions=11, questions=24, question_batch=8,
-    question_regions=(3, 11), captions=16, caption_batch=4, texts=6, images=7, pair_batch=8, least_seconds=0.0,
+    question_regions=(3, 11), captions=16, caption_batch=4, texts=6, images=7, shared_texts=6, shared_images=7,
+    pair_batch=8, least_seconds=0.0,
 )  # fmt: skip
 
 
@@ -626,7 +629,7 @@ def processes(row: Row, sizes: Sizes) -> Work:
             state.wait_for_everyone()
 
         return Work(multiply, times * row.count, "product", warm_up=product.run, before=state.wait_for_everyone)
-    texts, images = corpora(sizes, sizes.texts, sizes.images)
+    texts, images = corpora(sizes, sizes.shared_texts, sizes.shared_images)
     config = vilbert_config(sizes.small, sizes.feature_size, num_labels=1)
     scorer = new_scorer(
         new_model(ViLBertForImageAndTextRetrieval, config, row.dtype, row.attention), new_processor(), sizes.pair_batch

@@ -23,7 +23,7 @@ class Tiles:
     Args:
         texts: numbers of the texts of each row of tiles.
         images: numbers of the images of each column.
-        size: texts and images of a tile; the last row and column may have fewer.
+        size: texts and images of a tile, at most; rows are alike in size, and so are columns.
     """
 
     texts: list[np.ndarray]
@@ -53,10 +53,7 @@ class Tiles:
             size = (min(max(pairs // columns, 1), size[0]), columns)
         orders = [np.argsort(of_side, kind="stable") for of_side in lengths]
         while True:
-            groups = [
-                [order[start : start + count] for start in range(0, len(order), count)]
-                for order, count in zip(orders, size)
-            ]
+            groups = [np.array_split(order, math.ceil(len(order) / count)) for order, count in zip(orders, size)]
             needed = [max(int(of_side[group].sum()) for group in rows) for of_side, rows in zip(nbytes, groups)]
             if sum(needed) <= budget:
                 return cls(*groups, size)
