@@ -20,9 +20,9 @@ import gradio as gr  # noqa: E402
 from transformers import AutoProcessor  # noqa: E402
 
 from modeling_vilbert import check_features, explain, open_regions  # noqa: E402
-from modeling_vilbert.cli import check_picture, read_model  # noqa: E402
 from modeling_vilbert.explanation_page import embedded_picture, explanation_page  # noqa: E402
 from modeling_vilbert.extraction import open_image  # noqa: E402
+from modeling_vilbert.model_commands import check_picture, read_model  # noqa: E402
 
 
 # Heads that read one image and one text.

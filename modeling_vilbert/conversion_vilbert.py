@@ -1,10 +1,9 @@
 # Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
-"""Names of tensors and fields in other checkpoints, and what they are called here.
+"""Checkpoints of other code as ours: the original (vilbert_beta), 12-in-1 (vilbert-multi-task), VOLTA's ViLBERT, MMF's.
 
-Families: the original (vilbert_beta), 12-in-1 (vilbert-multi-task), VOLTA's ViLBERT, MMF's, and for the text stream
-BERT and RoBERTa. Everything is first brought to the names of the original, then renamed by one table.
+Everything is first brought to the names of the original, then renamed by the table of `checkpoint_names_vilbert`.
 
-Reading order: the tables, `convert_state_dict`, reading files, configs, the text stream.
+Reading order: `convert_state_dict` and what it does in turn, reading files and configs.
 """
 
 import json
@@ -15,100 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from .configuration_vilbert import TWELVE_IN_ONE_TASKS, ViLBertConfig, ViLBertTextConfig
+from .checkpoint_names_vilbert import HEAD_TASKS, rename
+from .configuration_vilbert import TWELVE_IN_ONE_TASKS, ViLBertConfig
+from .volta_vilbert import from_volta_config, from_volta_name
 
-
-# Tables: names without the trailing `.weight` or `.bias`; `#` is a layer's number, None a tensor that nothing reads.
-
-LAYER_NAMES = {
-    "attention.self.query": "attention.query",
-    "attention.self.key": "attention.key",
-    "attention.self.value": "attention.value",
-    "attention.self.dyLinear_q": "gates.query",
-    "attention.self.dyLinear_k": "gates.key",
-    "attention.output.dense": "attention.output",
-    "attention.output.LayerNorm": "attention_norm",
-    "intermediate.dense": "intermediate",
-    "output.dense": "output",
-    "output.LayerNorm": "output_norm",
-}
-
-# In the original 1 is vision and 2 is text. Keys and values move to the half that looks at them.
-COATTENTION_NAMES = {
-    "biattention.query1": "vision.attention.query",
-    "biattention.key1": "text.attention.key",
-    "biattention.value1": "text.attention.value",
-    "biattention.query2": "text.attention.query",
-    "biattention.key2": "vision.attention.key",
-    "biattention.value2": "vision.attention.value",
-    "biOutput.dense1": "vision.attention.output",
-    "biOutput.LayerNorm1": "vision.attention_norm",
-    "biOutput.dense2": "text.attention.output",
-    "biOutput.LayerNorm2": "text.attention_norm",
-    "biOutput.q_dense1": None,
-    "biOutput.q_dense2": None,
-    "v_intermediate.dense": "vision.intermediate",
-    "v_output.dense": "vision.output",
-    "v_output.LayerNorm": "vision.output_norm",
-    "t_intermediate.dense": "text.intermediate",
-    "t_output.dense": "text.output",
-    "t_output.LayerNorm": "text.output_norm",
-}
-
-# Head of the original -> the task it is for.
-HEAD_TASKS = {
-    "vil_prediction": "vqa",
-    "vil_prediction_gqa": "gqa",
-    "vil_binary_prediction": "image_pair",
-    "vil_tri_prediction": "entailment",
-    "vil_logit": "retrieval",
-    "vision_logit": "grounding",
-}
-
-# Inside of a head: the classifiers of vilbert_beta, 12-in-1 and MMF, and one linear layer.
-HEAD_NAMES = {
-    ".main.0": "classifier.dense",
-    ".main.3": "classifier.decoder",
-    ".logit_fc.0": "classifier.dense",
-    ".logit_fc.2": "classifier.norm",
-    ".logit_fc.3": "classifier.decoder",
-    ".0.dense": "classifier.dense",
-    ".0.LayerNorm": "classifier.norm",
-    ".1": "classifier.decoder",
-    "": "classifier",
-}
-
-NAMES = {
-    "bert.embeddings.word_embeddings": "vilbert.text_embeddings.word_embeddings",
-    "bert.embeddings.position_embeddings": "vilbert.text_embeddings.position_embeddings",
-    "bert.embeddings.token_type_embeddings": "vilbert.text_embeddings.token_type_embeddings",
-    "bert.embeddings.task_embeddings": "vilbert.text_embeddings.task_embeddings",
-    "bert.embeddings.LayerNorm": "vilbert.text_embeddings.norm",
-    "bert.embeddings.position_ids": None,
-    "bert.v_embeddings.image_embeddings": "vilbert.vision_embeddings.feature_projection",
-    "bert.v_embeddings.image_location_embeddings": "vilbert.vision_embeddings.location_projection",
-    "bert.v_embeddings.LayerNorm": "vilbert.vision_embeddings.norm",
-    **{f"bert.encoder.layer.#.{old}": f"vilbert.encoder.text_layers.#.{new}" for old, new in LAYER_NAMES.items()},
-    **{f"bert.encoder.v_layer.#.{old}": f"vilbert.encoder.vision_layers.#.{new}" for old, new in LAYER_NAMES.items()},
-    **{
-        f"bert.encoder.c_layer.#.{old}": new and f"vilbert.encoder.coattention_layers.#.{new}"
-        for old, new in COATTENTION_NAMES.items()
-    },
-    "bert.t_pooler.dense": "vilbert.text_pooler.dense",
-    "bert.v_pooler.dense": "vilbert.vision_pooler.dense",
-    "cls.predictions": "text_head.decoder",
-    "cls.predictions.decoder": "text_head.decoder",
-    "cls.predictions.transform.dense": "text_head.dense",
-    "cls.predictions.transform.LayerNorm": "text_head.norm",
-    "cls.bi_seq_relationship": "alignment_head",
-    "cls.imagePredictions.decoder": "region_head.decoder",
-    "cls.imagePredictions.transform.dense": "region_head.dense",
-    "cls.imagePredictions.transform.LayerNorm": "region_head.norm",
-    "linguisic_logit": None,
-    **{f"{head}{old}": f"heads.{task}.{new}" for head, task in HEAD_TASKS.items() for old, new in HEAD_NAMES.items()},
-}
 
 # Where the tensors of heads are, in our classes.
 HEADS = ("head.", "heads.", "text_head.", "region_head.", "alignment_head.")
@@ -121,16 +32,6 @@ ARCHITECTURE_TASKS = {
     "ViLBertForMultipleChoice": ["retrieval"],
     "ViLBertForImageAndTextRetrieval": ["retrieval"],
     "ViLBertForVisualGrounding": ["grounding"],
-}
-
-# VOLTA keeps a head per task, numbered as in 12-in-1.
-VOLTA_HEADS = {
-    **dict.fromkeys(("1", "2"), "vil_prediction"),
-    **dict.fromkeys(("3", "5", "6", "7", "8"), "vil_logit"),
-    **dict.fromkeys(("4", "9", "10", "11", "17", "18"), "vision_logit"),
-    **dict.fromkeys(("12", "16"), "vil_binary_prediction"),
-    **dict.fromkeys(("13", "14"), "vil_tri_prediction"),
-    "15": "vil_prediction_gqa",
 }
 
 
@@ -254,14 +155,6 @@ def convert_state_dict(
         result.renamed[old] = new
         result.state_dict[new] = tensor
     return result
-
-
-def rename(original: str) -> str | None:
-    """The original's name of a tensor -> today's, None for one that nothing reads; KeyError for an unknown one."""
-    stem, leaf = re.fullmatch(r"(.*?)(\.weight|\.bias)?", original).groups("")
-    number = re.search(r"(?<=layer\.)\d+", stem)
-    new = NAMES[re.sub(r"(?<=layer\.)\d+", "#", stem)]
-    return new and f"{new.replace('#', number[0] if number else '')}{leaf}"
 
 
 def belongs(name: str, config: ViLBertConfig, architecture: str) -> bool:
@@ -469,159 +362,3 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
     ):
         raise ValueError(f"{file} must hold a dict of tensors, or one under 'model_state_dict'.")
     return content
-
-
-# VOLTA counts every attention and every feed-forward block as a sub-layer, in one row for both streams.
-
-
-def from_volta_config(volta: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Flat fields of the original, and what VOLTA's sub-layers are called there.
-
-    The second holds "14" -> "layer.6" for words and "v14" -> "v_layer.0" for regions.
-    """
-    words, regions = set(volta["tt_attn_sublayers"]), set(volta["vv_attn_sublayers"])
-    cross = set(volta["tv_attn_sublayers"])
-    sizes, heads = volta.get("sublayer2attn_hidden_size", {}), volta.get("sublayer2num_attention_heads", {})
-    inert = ("shared_sublayers", "single_ln_sublayers", "sublayer2intermediate_size", "sublayer2v_intermediate_size")
-    if (
-        any(volta.get(name) for name in inert)
-        or cross != set(volta["vt_attn_sublayers"])
-        or cross & (words | regions)
-        or not set(sizes) | set(heads) <= {str(number) for number in cross}
-    ):
-        raise ValueError("This VOLTA config is not of a ViLBERT: its streams share or mix layers.")
-
-    layers, text_coattention, vision_coattention, text, vision = {}, [], [], 0, 0
-    for number in sorted(words | regions | cross):
-        # The feed-forward block is the next sub-layer.
-        both = (str(number), str(number + 1)), (f"v{number}", f"v{number + 1}")
-        if number in cross:
-            layers.update(dict.fromkeys(both[0] + both[1], f"c_layer.{len(text_coattention)}"))
-            text_coattention.append(text)
-            vision_coattention.append(vision)
-        if number in words:
-            layers.update(dict.fromkeys(both[0], f"layer.{text}"))
-            text += 1
-        if number in regions:
-            layers.update(dict.fromkeys(both[1], f"v_layer.{vision}"))
-            vision += 1
-
-    def common(values: dict[str, int], default: int) -> int:
-        found = {values.get(str(number), default) for number in cross}
-        if len(found) > 1:
-            raise ValueError(f"VOLTA's co-attention layers must be alike, got {sorted(found)}.")
-        return found.pop() if found else default
-
-    known = (
-        "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "hidden_dropout_prob",
-        "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size", "initializer_range",
-        "v_feature_size", "v_hidden_size", "v_num_attention_heads", "v_intermediate_size", "v_hidden_act",
-        "v_hidden_dropout_prob", "v_attention_probs_dropout_prob", "fusion_method", "pooler_size",
-    )  # fmt: skip
-    fields = {name: volta[name] for name in known if name in volta}
-    fields.update(
-        num_hidden_layers=text,
-        v_num_hidden_layers=vision,
-        t_biattention_id=text_coattention,
-        v_biattention_id=vision_coattention,
-        bi_hidden_size=common(sizes, volta["hidden_size"]),
-        bi_num_attention_heads=common(heads, volta["num_attention_heads"]),
-        pooler_act=volta.get("fusion_act", "relu"),
-        text_config={"layer_norm_eps": volta.get("layer_norm_eps", 1e-12)},
-        vision_config={
-            "layer_norm_eps": volta.get("layer_norm_eps", 1e-12),
-            "location_size": volta.get("num_locs", 5),
-        },
-    )
-    return fields, layers
-
-
-def from_volta_name(name: str, layers: dict[str, str]) -> str:
-    """VOLTA's name of a tensor -> the original's."""
-    name = name.removeprefix("module.")
-    name = name.replace("cls.imagePredictions.decoder_dict.0.", "cls.imagePredictions.decoder.")
-    if match := re.match(r"clfs_dict\.TASK(\d+)\.", name):
-        return name.replace(match[0], f"{VOLTA_HEADS.get(match[1], match[0])}.")
-    match = re.match(r"(bert\.encoder\.)layer\.(\d+)\.(\w+)\.(v_)?(\w+)(\.\w+)$", name)
-    if match is None:
-        return name
-    start, number, block, vision, part, leaf = match.groups()
-    layer = layers.get(f"{'v' if vision else ''}{number}")
-    if layer is None:
-        return name
-    one_or_two = "1" if vision else "2"
-    if layer.startswith("c_layer"):
-        stream = "v" if vision else "t"
-        block, part = {
-            "attention_self": ("biattention", part + one_or_two),
-            "attention_output": ("biOutput", part + one_or_two),
-        }.get(block, (f"{stream}_{block}", part))
-    else:
-        block = {"attention_self": "attention.self", "attention_output": "attention.output"}.get(block, block)
-    return f"{start}{layer}.{block}.{part}{leaf}"
-
-
-# The text stream
-
-
-TEXT_MODEL_TYPES = {
-    "bert": "bert",
-    "roberta": "roberta",
-    "xlm-roberta": "roberta",
-    "camembert": "roberta",
-}
-
-
-def text_config_from(source: PreTrainedConfig, overrides: ViLBertTextConfig | dict | None) -> ViLBertTextConfig:
-    """Config of the text stream that a BERT- or RoBERTa-like checkpoint fits."""
-    if source.model_type not in TEXT_MODEL_TYPES:
-        raise ValueError(
-            f"The text stream must come from one of {list(TEXT_MODEL_TYPES)}, got model_type {source.model_type!r}."
-        )
-    overrides = overrides.to_diff_dict() if isinstance(overrides, ViLBertTextConfig) else dict(overrides or {})
-    fields = {name: getattr(source, name) for name in ViLBertTextConfig.__annotations__ if hasattr(source, name)}
-    config = ViLBertTextConfig(**{**fields, "position_scheme": TEXT_MODEL_TYPES[source.model_type], **overrides})
-    if config.num_hidden_layers > source.num_hidden_layers:
-        raise ValueError(
-            f"text_config asks for num_hidden_layers {config.num_hidden_layers}, the checkpoint has "
-            f"{source.num_hidden_layers}."
-        )
-    shapes = (
-        "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings",
-        "type_vocab_size",
-    )  # fmt: skip
-    for name in shapes:
-        if getattr(config, name) != getattr(source, name):
-            raise ValueError(
-                f"text_config asks for {name} {getattr(config, name)}, the checkpoint has {getattr(source, name)}."
-            )
-    return config
-
-
-def text_state_dict_from(
-    name_or_path: str | os.PathLike, num_hidden_layers: int, wanted: set[str]
-) -> dict[str, torch.Tensor]:
-    """The tensors of a BERT- or RoBERTa-like checkpoint that go into the text stream, under today's names.
-
-    Args:
-        wanted: names in a head model; of the masked-word head, those that the checkpoint really has are returned.
-    """
-    auto = AutoModelForMaskedLM if any(name.startswith("text_head.") for name in wanted) else AutoModel
-    model, loading = auto.from_pretrained(name_or_path, output_loading_info=True)
-    absent = set(loading["missing_keys"])
-    result = {}
-    for name, tensor in model.state_dict().items():
-        original = re.sub(r"^(bert\.|roberta\.)?(?=embeddings\.|encoder\.)", "bert.", name)
-        original = re.sub(r"^lm_head\.(dense|layer_norm)\.", r"cls.predictions.transform.\1.", original)
-        original = original.replace("transform.layer_norm.", "transform.LayerNorm.")
-        original = re.sub(r"^lm_head\.", "cls.predictions.", original)
-        number = re.search(r"encoder\.layer\.(\d+)", original)
-        if name in absent or (number is not None and int(number[1]) >= num_hidden_layers):
-            continue
-        try:
-            new = rename(original)
-        except KeyError:
-            continue  # the pooler, which is not ViLBERT's
-        if new in wanted:
-            result[new] = tensor
-    return result

@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_vilbert import ViLBertConfig, ViLBertVisionConfig
-from .conversion_vilbert import Conversion, is_original, load_original, text_config_from, text_state_dict_from
+from .conversion_vilbert import Conversion, is_original, load_original
 from .layers_vilbert import (
     AttentionMasks,
     Count,
@@ -34,6 +34,7 @@ from .layers_vilbert import (
     first_queries,
 )
 from .model_card_vilbert import replace_empty_card
+from .text_pretrained_vilbert import text_config_from, text_state_dict_from
 
 
 # Which positions are computed

@@ -21,7 +21,8 @@ from modeling_vilbert import (
     ViLBertForSequenceClassification,
     ViLBertModel,
 )
-from modeling_vilbert.conversion_vilbert import load_original, rename
+from modeling_vilbert.checkpoint_names_vilbert import rename
+from modeling_vilbert.conversion_vilbert import load_original
 
 
 # Class -> the task of 12-in-1 whose head it takes.

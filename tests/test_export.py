@@ -209,7 +209,9 @@ def test_a_wrong_file_is_an_error(trunk, tmp_path, capsys, monkeypatch):
     assert greatest_difference(other.eval(), onnx_file) > 1e-2
     other.save_pretrained(tmp_path / "saved")
     (path := tmp_path / "model.onnx").write_text("before")
-    monkeypatch.setattr("modeling_vilbert.cli.export_onnx", lambda _, place, task: shutil.copy(onnx_file, place))
+    monkeypatch.setattr(
+        "modeling_vilbert.model_commands.export_onnx", lambda _, place, task: shutil.copy(onnx_file, place)
+    )
     assert main(["export", "--model", str(tmp_path / "saved"), "--output", str(path)]) == 1
     assert "model.onnx is not written" in capsys.readouterr().err
     assert path.read_text() == "before" and sorted(tmp_path.iterdir()) == [path, tmp_path / "saved"]

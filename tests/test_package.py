@@ -22,6 +22,7 @@ PACKAGE = Path(modeling_vilbert.__file__).parent
 # A file imports only from floors below its own.
 FLOORS = [
     {"configuration_vilbert", "regions_vilbert", "plain_pickles", "optional_packages", "relevance", "modes"},
+    {"checkpoint_names_vilbert", "volta_vilbert"},
     {
         "backbones",
         "explanation_page",
@@ -30,6 +31,7 @@ FLOORS = [
         "layers_vilbert",
         "model_card_vilbert",
         "region_records",
+        "text_pretrained_vilbert",
     },
     {"region_table", "region_containers", "annotation_records", "proposals"},
     {"region_formats", "extraction", "box_annotations"},
@@ -39,7 +41,8 @@ FLOORS = [
     {"pretraining_vilbert", "metrics", "data_collators", "lengths", "explanation_targets", "split_model", "pair_sides"},
     {"annotations", "submissions", "training", "caption_groups", "explanation_record", "retrieval", "export"},
     {"pipeline_vilbert", "multitask_training", "explanation", "search"},
-    {"tasks"},
+    {"tasks", "store_commands"},
+    {"model_commands"},
     {"cli"},
     {"__init__"},
 ]

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_vilbert import ViLBertForMultiTask, ViLBertForPreTraining, ViLBertModel
-from modeling_vilbert.conversion_vilbert import rename
+from modeling_vilbert.checkpoint_names_vilbert import rename
 
 
 HERE = Path(__file__).parent

@@ -1,0 +1,339 @@
+# Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
+"""Commands of `vilbert` that convert, ask, explain and export models."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedModel
+
+from .configuration_vilbert import ViLBertConfig
+from .conversion_vilbert import load_original
+from .explanation import explain
+from .explanation_page import check_page_path, embedded_picture, write_page
+from .explanation_record import Explanation
+from .export import SUFFIXES, checked_path, export_onnx, export_torch, greatest_difference, replacing
+from .heads_vilbert import ViLBertForMultiTask, ViLBertTaskModel
+from .image_processing_vilbert import ViLBertImageProcessor, check_features
+from .modeling_vilbert import ViLBertModel
+from .optional_packages import need
+from .pipeline_vilbert import (
+    ViLBertGroundingPipeline,
+    ViLBertMatchingPipeline,
+    ViLBertPipeline,
+    ViLBertQuestionAnsweringPipeline,
+    model_loader,
+)
+from .pretraining_vilbert import ViLBertForPreTraining
+from .processing_vilbert import ViLBertProcessor
+from .proposals import open_image
+from .regions import open_regions
+from .regions_vilbert import Regions
+from .retrieval import ImageTextScorer
+from .search import read_captions, search
+from .store_commands import add_store_options, read_image_sizes
+
+
+MODELS = {
+    model.__name__: model
+    for model in (ViLBertModel, ViLBertForPreTraining, ViLBertForMultiTask, *ViLBertTaskModel.__subclasses__())
+}
+
+
+def add_convert(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "convert",
+        help="turn an original checkpoint into a folder that from_pretrained loads",
+        description="Turn a checkpoint of the original ViLBERT, 12-in-1, VOLTA or MMF into a folder with "
+        "model.safetensors, config.json and conversion_report.txt, which says what became of every tensor.",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="the original file of tensors (.bin, .pth, .tar)"
+    )
+    parser.add_argument("--config", type=Path, required=True, help="its JSON config, with the original's own fields")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--architecture",
+        choices=MODELS,
+        metavar="CLASS",
+        help=f"class to convert for, one of {', '.join(MODELS)}; default: the one that takes most of it",
+    )
+    parser.add_argument("--tokenizer", help="also write a processor, with this tokenizer (a name or a folder)")
+    parser.set_defaults(run=convert)
+
+
+def convert(options: argparse.Namespace):
+    if options.output.exists() and not options.output.is_dir():
+        raise ValueError(f"--output {options.output} is a file; give a folder.")
+    # All that can fail comes before anything is written.
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer) if options.tokenizer else None
+    conversion = load_original(options.checkpoint, options.config, options.architecture)
+    MODELS[conversion.architecture].from_conversion(conversion).save_pretrained(options.output)
+    (options.output / "conversion_report.txt").write_text(conversion.report() + "\n", encoding="utf-8")
+    if tokenizer is not None:
+        ViLBertProcessor(ViLBertImageProcessor(), tokenizer).save_pretrained(options.output)
+    print(
+        f"{conversion.architecture} in {options.output}: {len(conversion.renamed)} tensors renamed, "
+        f"{len(conversion.dropped)} left out, {len(conversion.new)} new. conversion_report.txt there names each."
+    )
+
+
+def add_answer(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "answer",
+        help="answer a question about an image",
+        description="Print the best answers to a question about an image, with their scores.",
+    )
+    add_pair_options(parser, "question")
+    parser.add_argument("--top-k", type=int, default=5, metavar="N", help="answers to print; default: %(default)s")
+    add_store_options(parser)
+    parser.set_defaults(run=answer)
+
+
+def answer(options: argparse.Namespace):
+    pipe, regions = read_pair(ViLBertQuestionAnsweringPipeline, options)
+    for found in pipe(image=regions, question=options.question, top_k=options.top_k):
+        print(f"{found['score']:.4f}  {found['answer']}")
+
+
+def add_ground(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "ground",
+        help="find the region of an image that a phrase means",
+        description="Print the box of the region that a phrase means, in pixels, and draw it on the image.",
+    )
+    add_pair_options(parser, "phrase")
+    parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="picture to write")
+    add_store_options(parser)
+    parser.set_defaults(run=ground)
+
+
+def ground(options: argparse.Namespace):
+    if options.output.suffix.lower() != ".png":
+        raise ValueError(f"--output must end in .png, got {options.output}.")
+    pipe, regions = read_pair(ViLBertGroundingPipeline, options)
+    found = pipe(image=regions, text=options.phrase)
+    draw_box(regions, found["box"], options.image if Path(options.image).is_file() else None, options.output)
+    print(f"box      {' '.join(f'{side:.1f}' for side in found['box'])}  (x1 y1 x2 y2, of {regions.image_size})")
+    print(f"score    {found['score']:.4f}")
+    if found["label"] is not None:
+        print(f"label    {found['label']}")
+    print(f"picture  {options.output}")
+
+
+def add_search(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "search",
+        help="find the images of a store that a text describes",
+        description="Print the ids of the images that match a text best, with their scores. Each image has a forward "
+        "of its own: of a large store, read only what a first stage has chosen by captions.",
+    )
+    parser.add_argument("query", metavar="QUERY", help="a text")
+    parser.add_argument("--regions", type=Path, required=True, metavar="STORE", help="of any known format")
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a saved model and its processor")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="images to print; default: %(default)s")
+    parser.add_argument(
+        "--captions",
+        type=Path,
+        metavar="JSON",
+        help="a file of {image id: caption or captions}: score only the images whose captions have most words in "
+        "common with the text",
+    )
+    parser.add_argument("--shortlist", type=int, metavar="N", help="how many those are; default: 100")
+    parser.add_argument("--head", metavar="NAME", help="of a model of many tasks; default: its matching head")
+    parser.add_argument("--task-token", type=int, metavar="N", help="of a model with task tokens; default: the head's")
+    add_store_options(parser)
+    parser.set_defaults(run=run_search)
+
+
+def run_search(options: argparse.Namespace):
+    folder = model_folder(options)
+    if options.shortlist is not None and options.captions is None:
+        raise ValueError("--shortlist is of the images that --captions describe: give that, too.")
+    shortlist = 100 if options.shortlist is None else options.shortlist
+    store = open_regions(options.regions, options.format, options.missing_boxes, read_image_sizes(options.image_sizes))
+    captions = None if options.captions is None else read_captions(options.captions)
+    model = model_loader(ViLBertMatchingPipeline).from_pretrained(folder)
+    scorer = ImageTextScorer(
+        model, AutoProcessor.from_pretrained(folder), head=options.head, task_token=options.task_token
+    )
+    found = search(scorer, options.query, store, options.top, captions, shortlist, sys.stderr.isatty())
+    for image_id, score in found:
+        print(f"{score:.4f}  {image_id}")
+
+
+def model_folder(options: argparse.Namespace) -> Path:
+    if not (options.model / "config.json").is_file():
+        raise ValueError(f"--model {options.model} is not the folder of a saved model: it has no config.json.")
+    return options.model
+
+
+def add_explain(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "explain",
+        help="show who looks at what, as a page",
+        description="Print what a model says of an image and a text, and write a page for any browser: which regions "
+        "its words look at, which words its regions look at, and what of it mattered.",
+    )
+    add_pair_options(parser, "text")
+    parser.add_argument("--output", type=Path, required=True, metavar="HTML", help="page to write")
+    parser.add_argument("--target", help="answer, or number of a region, to explain; default: what the model says")
+    parser.add_argument("--task", metavar="NAME", help="of a model of many tasks, which head")
+    add_store_options(parser)
+    parser.set_defaults(run=run_explain)
+
+
+def run_explain(options: argparse.Namespace):
+    if options.output.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--output must end in .html, got {options.output}.")
+    check_page_path(options.output)
+    processor, regions = read_regions(options)
+    picture = open_image(options.image) if Path(options.image).is_file() else None
+    if picture is not None:
+        check_picture(picture.size, regions)
+    model = read_model(options.model)
+    check_features(regions, model.config)
+    inputs = processor(images=regions, text=options.text, return_tensors="pt")
+
+    def explained(target: str | int | None) -> Explanation:
+        return explain(model, inputs, regions, target, processor=processor, task=options.task)
+
+    try:
+        explanation = explained(options.target)
+    except ValueError:
+        # A label may be a number itself, such as one of counts, and goes first.
+        if options.target is None or not options.target.isdecimal():
+            raise
+        explanation = explained(int(options.target))
+    contents = explanation.to_dict()
+    if picture is not None:
+        contents |= {"image": embedded_picture(picture), "image_size": picture.size}
+    write_page(contents, options.output)
+    for found in explanation.answers[:5]:
+        print(f"{found['score']:.4f}  {found['label']}")
+    if (row := explanation.predicted_region) is not None:
+        box = (side * scale for side, scale in zip(explanation.boxes[row], regions.image_size * 2))
+        print(f"box      {' '.join(f'{side:.1f}' for side in box)}  (x1 y1 x2 y2, of {regions.image_size})")
+    if explanation.target:
+        print(f"target   {explanation.target}")
+    print(f"page     {options.output}")
+
+
+def check_picture(size: tuple[int, int], regions: Regions):
+    """The picture may be a smaller copy of the one that the boxes are of, but not another. Shares fit any."""
+    width, height = regions.image_size
+    # A copy's sides are rounded to pixels.
+    if regions.image_size != (1, 1) and abs(width * size[1] - height * size[0]) > max(width, height):
+        raise ValueError(
+            f"The image is of {size[0]} x {size[1]} pixels, its regions are of one of {width:g} x {height:g}: give the "
+            "picture that the boxes were found in, or a smaller copy."
+        )
+
+
+def read_model(folder: Path, **options) -> PreTrainedModel:
+    names = ViLBertConfig.from_pretrained(folder).architectures or [ViLBertModel.__name__]
+    if names[0] not in MODELS:
+        raise ValueError(f"--model {folder} holds a {names[0]}; known are {', '.join(MODELS)}.")
+    return MODELS[names[0]].from_pretrained(folder, **options).eval()
+
+
+def add_pair_options(parser: argparse.ArgumentParser, words: str):
+    parser.add_argument("image", metavar="IMAGE", help="a file; with --regions an image id, or a file called like one")
+    parser.add_argument(words, metavar=words.upper())
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a saved model and its processor")
+    parser.add_argument(
+        "--regions",
+        type=Path,
+        metavar="STORE",
+        help="take the image's regions from a store of any known format; default: extract them, by the processor",
+    )
+
+
+def read_pair(pipeline_class: type[ViLBertPipeline], options: argparse.Namespace) -> tuple[ViLBertPipeline, Regions]:
+    """The pipeline of `--model`, and the regions of the image."""
+    processor, regions = read_regions(options)
+    return pipeline_class(model_loader(pipeline_class).from_pretrained(options.model), processor), regions
+
+
+def read_regions(options: argparse.Namespace) -> tuple[ViLBertProcessor, Regions]:
+    """The processor of `--model`, and the regions of the image."""
+    folder = model_folder(options)
+    processor = AutoProcessor.from_pretrained(folder)
+    if options.regions is not None:
+        sizes = read_image_sizes(options.image_sizes)
+        store = open_regions(options.regions, options.format, options.missing_boxes, sizes)
+        name = options.image if options.image in store else Path(options.image).stem
+        if name not in store:
+            raise ValueError(
+                f"--regions {options.regions} has no image {options.image!r}; it has {list(store)[:3]}, ..."
+            )
+        regions = store[name]
+    elif processor.region_extractor is None:
+        raise ValueError(
+            f"The processor in {folder} has no region_extractor, which makes regions of a picture. Take them from a "
+            "store by --regions, or attach one: processor.region_extractor = RegionExtractor(...), and save it."
+        )
+    else:
+        regions = processor.to_regions(options.image)
+    return processor, regions
+
+
+def draw_box(regions: Regions, box: Sequence[float], picture: str | None, output: Path):
+    """Draw a box on its picture, or, without one, on white between the other regions' boxes."""
+    width, height = regions.image_size
+    if picture is None:
+        scale = 640 / max(width, height)
+        canvas = need("PIL.Image").new("RGB", (round(width * scale) or 1, round(height * scale) or 1), "white")
+    else:
+        canvas = open_image(picture)
+    pen = need("PIL.ImageDraw").Draw(canvas)
+    # Boxes may be shares of an image whose size nobody stored, and a picture may be a smaller copy.
+    scales = (canvas.width / width, canvas.height / height) * 2
+    line = max(2, max(canvas.size) // 160)
+    for other in regions.boxes.tolist() if picture is None else []:
+        pen.rectangle([side * scale for side, scale in zip(other, scales)], outline="lightgrey")
+    pen.rectangle([side * scale for side, scale in zip(box, scales)], outline="red", width=line)
+    canvas.save(output)
+
+
+def add_export(commands: argparse._SubParsersAction):
+    parser = commands.add_parser(
+        "export",
+        help="write a model as an ONNX or torch.export file",
+        description="Write a saved model, in float32, as a file that runs without this package, for any batch, words "
+        "and regions. The file is run on inputs of two other sizes before it replaces one that was there; outputs that "
+        "differ from the model's by more than 1e-4 are an error.",
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a saved model")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write: .onnx, or .pt2")
+    parser.add_argument("--task", metavar="NAME", help="head of a model of many tasks")
+    parser.add_argument("--format", choices=SUFFIXES, default="onnx", help="default: %(default)s")
+    parser.set_defaults(run=export)
+
+
+def export(options: argparse.Namespace):
+    if options.output.suffix != SUFFIXES[options.format]:
+        raise ValueError(
+            f"--output must end in {SUFFIXES[options.format]} with --format {options.format}, got {options.output}."
+        )
+    model = read_model(model_folder(options), dtype="float32")
+    path = checked_path(options.output, options.format)
+    write = {"onnx": export_onnx, "torch": export_torch}[options.format]
+    # What was there before goes only when the new file is found good.
+    with replacing(path) as place:
+        write(model, place, options.task)
+        size = sum(file.stat().st_size for file in place.parent.iterdir())
+        try:
+            difference = greatest_difference(model, place, options.task)
+        except ImportError as error:
+            difference = None
+            print(f"vilbert: it was not checked: {error}", file=sys.stderr)
+        if difference is not None and difference > 1e-4:
+            raise ValueError(
+                f"The file's outputs differ from the model's by {difference:.1e}, which is more than 1e-4: "
+                f"{path} is not written."
+            )
+    print(f"{type(model).__name__} in {path}: {size / 1e6:.1f} MB.")
+    if difference is not None:
+        print(f"Its outputs differ from the model's by at most {difference:.1e}.")
