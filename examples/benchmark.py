@@ -12,7 +12,8 @@ Parts:
     forward      8 x 23 words x 101 regions without padding, base size, with a VQA head
     training     a step on the same, with dropout and AdamW; bf16 is autocast
     vqa          a set of questions of 4-20 words about 10-100 regions
-    pretraining  steps through captions of about 10 words with 10-36 regions, limits 36 and 37
+    pretraining  steps through captions of about 10 words with 10-36 regions, limits 36 and 37: four batches of the
+                 fifty that 3,200 captions fall into by length, the smallest and the largest among them
     retrieval    captions of 5-30 words x images of 10-36 regions, all pairs
     processes    the same in one and in two processes of one thread each; and what the machine itself gains by a second
                  process: square products, which share nothing
@@ -26,7 +27,7 @@ Columns:
     seconds, +-   of one run: the median of rounds, and half of what lies between the fastest and the slowest round
     per second    examples, questions, captions, pairs or products
     of peak       useful FLOPs a second, as a share of the rate of the square products before and after, in the same
-                  dtype and process; for what counts as useful see benchmark_ways.py
+                  dtype and process; for what counts as useful see benchmark_models.py
     speed         how many times as fast as the row that has "1.00" before it: for models the same model in fp32,
                   uncompiled; for jobs the first row in fp32; for processes the same in one
     peak MB       the most memory that the process held during the run; with several, the first of them
@@ -53,10 +54,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import benchmark_models as models
 import benchmark_ways as ways
 import torch
 import transformers
-from benchmark_ways import Row, Sizes, Work
+from benchmark_models import Sizes
+from benchmark_ways import Row, Work
 
 
 # Rows
@@ -73,7 +76,7 @@ def rows_of(
             (Row(part, name, dtype, each, compiling), Row(part, name, "fp32", each))
             for dtype in dtypes
             for compiling in ((False, True) if compiled else (False,))
-            for name, attentions in ways.MODELS.items()
+            for name, attentions in models.MODELS.items()
             for each in attentions
         ]
     if part == "processes":
@@ -343,12 +346,12 @@ def plot(path: Path, rows: Sequence[tuple[Row, dict[str, Any]]], facts: dict[str
     from matplotlib import pyplot
 
     done = [(row, result) for row, result in rows if "failed" not in result]
-    models = [(row, result) for row, result in done if row.part in ("forward", "training")]
+    shares = [(row, result) for row, result in done if row.part in ("forward", "training")]
     jobs = [(row, result) for row, result in done if result.get("speed") and row.part not in ("forward", "training")]
     panels = [
         (some, field, title)
         for some, field, title in (
-            (models, "of_peak", "useful FLOPs, share of the machine's matrix-product rate"),
+            (shares, "of_peak", "useful FLOPs, share of the machine's matrix-product rate"),
             (jobs, "speed", "items a second, times those of the part's first row"),
         )
         if some
@@ -393,13 +396,13 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(ways.WORK), default=list(ways.WORK), help="default: all")
     parser.add_argument(
-        "--dtypes", nargs="+", choices=list(ways.DTYPES), default=list(ways.DTYPES), help="default: both"
+        "--dtypes", nargs="+", choices=list(models.DTYPES), default=list(models.DTYPES), help="default: both"
     )
     parser.add_argument("--attention", choices=["eager", "sdpa"], default="sdpa", help="of the jobs; default: sdpa")
     parser.add_argument("--compile", action="store_true", help="models also by torch.compile")
     parser.add_argument("--repeat", type=at_least_one, default=3, help="rounds; default: %(default)s")
     parser.add_argument("--threads", type=at_least_one, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--batch", type=at_least_one, help=f"of forward and training; default: {ways.BASE.batch}")
+    parser.add_argument("--batch", type=at_least_one, help=f"of forward and training; default: {models.BASE.batch}")
     parser.add_argument("--small", action="store_true", help="small models and few examples: only to see that it works")
     parser.add_argument("--json", type=Path, help="a file for all numbers, of every round")
     parser.add_argument("--markdown", action="store_true", help="the table in Markdown")
@@ -413,7 +416,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = options_of(arguments)
-    sizes = ways.SMALL if options.small else ways.BASE
+    sizes = models.SMALL if options.small else models.BASE
     if options.batch:
         sizes = dataclasses.replace(sizes, batch=options.batch)
     facts = machine_facts(options.threads)

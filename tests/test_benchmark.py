@@ -15,62 +15,64 @@ from modeling_vilbert.layers_vilbert import ViLBertLayer
 
 sys.path.insert(0, str(EXAMPLES))
 import benchmark  # noqa: E402
+import benchmark_models as models  # noqa: E402
 import benchmark_ways as ways  # noqa: E402
 
 
 def model_of(model_class, large: float = 0.2, **fields):
     """With large weights, so that every path carries weight in a comparison."""
-    config = ways.vilbert_config(True, ways.SMALL.feature_size, initializer_range=large, **fields)
-    return ways.new_model(model_class, config, "fp32", "sdpa")
+    config = models.vilbert_config(True, models.SMALL.feature_size, initializer_range=large, **fields)
+    return models.new_model(model_class, config, "fp32", "sdpa")
 
 
 def test_flops_of_a_layer_are_those_of_the_formula():
     batch, words, regions = 3, 7, 5
-    config = ways.vilbert_config(True)
+    config = models.vilbert_config(True)
     text, vision = config.text_config, config.vision_config
     config._attn_implementation = "eager"
     states, context = torch.rand(batch, words, 24), torch.rand(batch, regions, 16)
 
     alone = 4 * words * 24 * 24 + 2 * words * words * 24 + 2 * words * 24 * text.intermediate_size
     layer = ViLBertLayer(config, text).eval()
-    assert ways.count_flops(lambda: layer(states, states)) == 2 * batch * alone
+    assert models.count_flops(lambda: layer(states, states)) == 2 * batch * alone
 
     width = config.coattention_hidden_size
     projections = 2 * words * 24 * width + 2 * regions * 16 * width
     both = projections + 2 * words * regions * width + 2 * words * 24 * text.intermediate_size
     layer = ViLBertLayer(config, text, context=vision).eval()
-    assert ways.count_flops(lambda: layer(states, context)) == 2 * batch * both
+    assert models.count_flops(lambda: layer(states, context)) == 2 * batch * both
 
 
 def test_flops_by_length_are_those_of_a_run_in_any_attention():
     model = model_of(ViLBertForQuestionAnswering, num_labels=5)
-    flops = ways.flops_by_length(model, ways.SMALL, lambda batch: model(**batch))
-    example = ways.one_example(model, ways.SMALL, 9, 23)
+    flops = models.flops_by_length(model, models.SMALL, lambda batch: model(**batch))
+    example = models.one_example(model, models.SMALL, 9, 23)
     assert model.config._attn_implementation == "sdpa"
-    assert flops(9, 23) == pytest.approx(ways.in_eager(model, lambda: model(**example)), rel=1e-9)
+    assert flops(9, 23) == pytest.approx(models.in_eager(model, lambda: model(**example)), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ways.MODELS)
+@pytest.mark.parametrize("name", models.MODELS)
 def test_a_dense_batch_counts_as_so_many_examples_alone(name):
     """No padding is in it, and a model of another name is counted the same way."""
-    model = ways.answering_model(name, ways.SMALL, "fp32", "eager")
-    batch = ways.dense_batch(ways.SMALL, model.config.vocab_size if name != "ViLBERT" else 211)
+    model = models.answering_model(name, models.SMALL, "fp32", "eager")
+    batch = ways.dense_batch(models.SMALL, model.config.vocab_size if name != "ViLBERT" else 211)
     one = {field: value[:1] for field, value in batch.items()}
     counts = [
-        ways.count_flops(lambda some=some: model(**ways.answering_inputs(name, some, "fp32"))) for some in (batch, one)
+        models.count_flops(lambda some=some: model(**models.answering_inputs(name, some, "fp32")))
+        for some in (batch, one)
     ]
-    assert counts[0] == ways.SMALL.batch * counts[1] > 0
+    assert counts[0] == models.SMALL.batch * counts[1] > 0
 
 
 def test_ways_of_answering_agree():
     model = model_of(ViLBertForQuestionAnswering, num_labels=5)
-    examples = ways.questions(ways.SMALL, 211)
-    plain = ways.in_order(len(examples), 8)
-    ordered = ways.by_length(examples, 8)
+    examples = ways.questions(models.SMALL, 211)
+    plain = models.in_order(len(examples), 8)
+    ordered = models.by_length(examples, 8)
     assert sorted(sum(ordered, [])) == sum(plain, []) == list(range(len(examples))) and ordered != plain
 
     def padded(batches):
-        return sum(ways.collate([examples[n] for n in some])["region_attention_mask"].numel() for some in batches)
+        return sum(models.collate([examples[n] for n in some])["region_attention_mask"].numel() for some in batches)
 
     assert padded(ordered) < padded(plain)
     expected = ways.answer(model, examples, [[number] for number in range(len(examples))])
@@ -81,10 +83,10 @@ def test_ways_of_answering_agree():
 
 def test_both_losses_of_pretraining_agree_in_value_and_gradient():
     model = model_of(ViLBertForPreTraining)
-    examples = ways.captions(ways.SMALL, model.config)
+    examples = ways.captions(models.SMALL, model.config)
     found = []
     for loss_of, limits in ((ways.plain_pretraining_loss, (36, 37)), (ways.pretraining_loss, None)):
-        loss = loss_of(model, ways.collate(examples, limits))
+        loss = loss_of(model, models.collate(examples, limits))
         loss.backward()
         gradients = torch.cat([one.grad.flatten() for one in model.parameters()])
         found.append((loss.item(), gradients))
@@ -95,7 +97,7 @@ def test_both_losses_of_pretraining_agree_in_value_and_gradient():
 
 def test_plain_scores_are_those_of_the_scorer():
     model, processor = model_of(ViLBertForImageAndTextRetrieval, num_labels=1), ways.new_processor()
-    texts, images = ways.corpora(ways.SMALL, 5, 4)
+    texts, images = ways.corpora(models.SMALL, 5, 4)
     words, seen = ways.read(processor, texts, images)
     scores = ways.new_scorer(model, processor, 8).score(texts, images, progress=False)
     assert scores.std() > 0.01
@@ -104,7 +106,7 @@ def test_plain_scores_are_those_of_the_scorer():
 
 
 def test_a_row_that_fails_is_printed_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    results = iter([{"failed": "ended by SIGKILL, out of memory?"}, *[benchmark.measure(ROW, ways.SMALL, 1)] * 9])
+    results = iter([{"failed": "ended by SIGKILL, out of memory?"}, *[benchmark.measure(ROW, models.SMALL, 1)] * 9])
     monkeypatch.setattr(benchmark, "one_round", lambda *arguments: next(results))
     status = benchmark.main(
         ["--small", "--parts", "vqa", "--dtypes", "fp32", "--repeat", "2", "--json", str(tmp_path / "found.json")]
@@ -121,7 +123,7 @@ ROW = ways.Row("machine", "64 x 64 x 64", "fp32", "")
 
 def test_an_error_in_a_process_is_its_answer():
     row = ways.Row("forward", "LXMERT", "fp32", "no such attention")
-    assert "no such attention" in benchmark.one_round(row, ways.SMALL, 1)["failed"]
+    assert "no such attention" in benchmark.one_round(row, models.SMALL, 1)["failed"]
 
 
 def test_one_command_from_a_shell(tmp_path):
