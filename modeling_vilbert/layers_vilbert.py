@@ -133,8 +133,12 @@ class ViLBertAttention(nn.Module):
         """Values mixed, before the last projection: query [B, Q, A], key and value [B, K, A] -> [B, Q, A]; as above."""
         query, key, value = (x.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for x in (query, key, value))
 
-        # Probabilities exist in the eager implementation alone: who asks for them is computed by it.
-        implementation = "eager" if output_attentions else self.config._attn_implementation
+        dropout = self.dropout if self.training else 0.0
+        implementation = self.config._attn_implementation
+        # Probabilities exist in the eager implementation alone. And PyTorch's fused one knows no dropout on CPUs: what it
+        # falls back to there takes longer than ours.
+        if output_attentions or (implementation == "sdpa" and dropout and query.device.type == "cpu"):
+            implementation = "eager"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         mixed, probabilities = attend(
             self,
@@ -143,7 +147,7 @@ class ViLBertAttention(nn.Module):
             value,
             attention_mask,
             scaling=self.scaling,
-            dropout=self.dropout if self.training else 0.0,
+            dropout=dropout,
         )
         return mixed.flatten(2), probabilities
 
