@@ -109,7 +109,7 @@ def upsampled(cell: np.ndarray) -> np.ndarray:
 
 def new_extractor() -> RegionExtractor:
     """The same for any picture. It is saved with the processor, so that the model can be asked about yours."""
-    return RegionExtractor("efficientnet-lite0", Grid(GRID, GRID), crop_size=SEEN_SIZE, source=SOURCE)
+    return RegionExtractor("efficientnet-lite0", Grid(GRID, GRID), crop_size=SEEN_SIZE, labelled=False, source=SOURCE)
 
 
 def cached(path: Path, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> np.ndarray:

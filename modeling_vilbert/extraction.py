@@ -47,6 +47,8 @@ class RegionExtractor:
         classifier: mean features [N, C] -> class logits [N, K], for `class_probs`. Default: the model's own head, where
             it makes the model's own logits from the mean of the map.
         class_names: K names; with them, `labels` are the best class, unless a detector labels.
+        labelled: false leaves out labels by the backbone's classes, for regions that are none of them, such as cells of
+            a drawing. Those of a detector stay.
         short_side: the shorter side of images before the backbone, in pixels. More shows smaller things; a classifier
             is surest at the size it was trained at, often 224.
         long_side: the longer side is at most this (rounded to `size_divisor`).
@@ -96,6 +98,7 @@ class RegionExtractor:
         layer: str | int | None = None,
         classifier: Callable[[Tensor], Tensor] | None = None,
         class_names: Sequence[str] | None = None,
+        labelled: bool = True,
         short_side: int = 320,
         long_side: int = 640,
         crop_size: int | None = None,
@@ -119,6 +122,7 @@ class RegionExtractor:
             "backbone": backbone,
             "layer": layer,
             "class_names": None if class_names is None else list(class_names),
+            "labelled": labelled,
             "short_side": short_side,
             "long_side": long_side,
             "crop_size": crop_size,
@@ -150,6 +154,8 @@ class RegionExtractor:
             self.backbone.name = name if layer is None else f"{name} layer {layer}"
         if isinstance(classifier, nn.Module):
             self.backbone.modules += (classifier.eval(),)
+        if not labelled:
+            self.backbone.class_names = None
         self.short_side, self.long_side, self.batch_size = short_side, long_side, batch_size
         self.crop_size = self._checked_crop_size(crop_size)
         self._dtype = None

@@ -404,6 +404,9 @@ def test_the_whole_image_is_what_the_model_classifies():
         expected = model((images - mean) / std).softmax(-1)
     np.testing.assert_allclose(regions.class_probs, expected, atol=1e-5)
     assert regions.labels == ["abcdefg"[expected.argmax()]]
+    settings = {"short_side": 96, "class_names": list("abcdefg"), "labelled": False}
+    unlabelled = RegionExtractor(model, Grid(1, 1), **settings)(noise(160, 96))
+    assert unlabelled.labels is None and unlabelled.class_probs is not None
 
 
 def test_layers():
