@@ -1,11 +1,17 @@
-"""Every Python block of the README and the docs runs, in order, and what they link to and speak of is there."""
+"""Every block of the README and the docs runs, in order, and what they link to and speak of is there.
+
+Those that train take minutes even if they are cut short: `pytest -m examples` runs them, and nothing else does.
+"""
 
 import argparse
 import inspect
+import os
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -28,6 +34,21 @@ AT_HAND = {
     "picture.png": Path(easy_vqa.get_test_image_paths()[5]),
     "multi_task_model.bin": ROOT / "tests/parity/vltasks/pytorch_model.bin",
     "bert_base_6layer_6conect.json": ROOT / "tests/parity/vltasks/config.json",
+}
+
+
+# What cuts an example short, behind what a page says. None: another test runs it.
+FEW_STEPS = "--max_steps 2"
+SHORT = {
+    "app": None,
+    "visual_question_answering": None,
+    "benchmark": "--small --repeat 1 --dtypes fp32",
+    "claims": "--max-steps 2 --seeds 0",
+    "finetune": FEW_STEPS,
+    "finetune_multitask": FEW_STEPS,
+    "lora": "--steps 2 --seeds 0",
+    "pretrain": FEW_STEPS,
+    "retrieve": '--train_scenes 40 --test_scenes 12 --pairs 100 --output "$(mktemp -d)"',
 }
 
 
@@ -56,6 +77,35 @@ def test_blocks_run(page, small_run, monkeypatch):
         elif page in RUNNABLE:
             for command in commands_of(block):
                 assert cli.main(shlex.split(command, comments=True)[1:]) == 0, command
+
+
+def shell_blocks() -> list:
+    """Those of pages that the test above does not run, cut short; each command once, training.md's first."""
+    found, before = [], set()
+    for page in sorted(set(PAGES) - set(RUNNABLE), key=lambda page: (page.name != "training.md", page)):
+        for number, (language, block) in enumerate(blocks_of(page)):
+            lines = []
+            for line in block.replace("\\\n", " ").splitlines() if language == "bash" else ():
+                line = re.sub(r"^pip install [^&#]*(&& )?|\s*#.*", "", line)
+                for example in re.findall(r"examples/(\w+)\.py", line):
+                    line = re.sub(rf"(examples/{example}\.py[^&]*)", rf"\1 {SHORT[example]} ", line)
+                if line.strip() not in before | {"", "pytest"} and " None " not in line:
+                    before.add(line.strip())
+                    lines.append(line.strip())
+            if lines:
+                found.append(pytest.param("\n".join(lines), id=f"{page.name}-{number}"))
+    return found
+
+
+@pytest.mark.examples
+@pytest.mark.parametrize("block", shell_blocks())
+def test_shell_blocks_run(block, small_run, monkeypatch):
+    """In one folder, one after the other, as a reader may."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if not (small_run / "examples").exists():
+        (small_run / "examples").symlink_to(ROOT / "examples")
+    result = subprocess.run(["bash", "-euc", block], cwd=small_run, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
