@@ -135,8 +135,8 @@ class ViLBertAttention(nn.Module):
 
         dropout = self.dropout if self.training else 0.0
         implementation = self.config._attn_implementation
-        # Probabilities exist in the eager implementation alone. And PyTorch's fused one knows no dropout on CPUs: what it
-        # falls back to there takes longer than ours.
+        # Probabilities exist in the eager implementation alone. And PyTorch's fused one knows no dropout on CPUs, where
+        # what it does instead takes longer than ours.
         if output_attentions or (implementation == "sdpa" and dropout and query.device.type == "cpu"):
             implementation = "eager"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
