@@ -37,6 +37,8 @@ AT_HAND = {
 }
 
 
+# How many scenes are composed to train on and to test on, and how many for a run that is cut short.
+SCENES, FEW_SCENES = "2000-200", "40-12"
 # What cuts an example short, behind what a page says. None: another test runs it.
 FEW_STEPS = "--max_steps 2"
 SHORT = {
@@ -86,7 +88,7 @@ def cut_short(line: str) -> str:
         if SHORT[example] is None:
             return ""
         line = re.sub(rf"(examples/{example}\.py[^&]*)", rf"\1 {SHORT[example]} ", line).strip()
-    return "" if line == "pytest" else line
+    return "" if line == "pytest" else line.replace(SCENES, FEW_SCENES)
 
 
 def shell_blocks() -> list:
