@@ -66,6 +66,17 @@ def test_gradients_of_eager_and_sdpa_agree():
         torch.testing.assert_close(gradients[0][name], gradients[1][name], atol=1e-4, rtol=1e-4)
 
 
+def test_on_cpus_sdpa_drops_out_what_eager_does():
+    inputs, outputs = tiny_inputs(), []
+    model = make().train()
+    assert model.config.text_config.attention_probs_dropout_prob > 0
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        torch.manual_seed(0)
+        outputs.append(real_values(model(**inputs), inputs))
+    assert_close(outputs[0], outputs[1])
+
+
 def test_flash_attention_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="un-pads the queries"):
         ViLBertModel._from_config(tiny_config(), attn_implementation="flash_attention_2")
