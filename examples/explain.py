@@ -1,35 +1,58 @@
 # Copyright 2026 The modeling_vilbert authors. Licensed under the Apache License, Version 2.0.
-"""Does relevance find what matters? Measured on the model that `visual_question_answering.py` has trained.
+"""Does relevance find what matters? Measured on models that answer questions about shapes.
 
     python examples/visual_question_answering.py
-    python examples/explain.py
+    python examples/explain.py                                    # one shape an image: easy-VQA
 
-Over 500 test questions of easy-VQA it ranks the 16 cells of each image in three ways: by relevance, by raw attention
-(of all words, a mean over layers and heads) and at random. It prints how often the first cell overlaps the shape, which
-share of the map all such cells have, and what hiding the first three cells from the model costs the answer. Then the
-same for a model with random weights, and two pictures.
+    python examples/pretrain.py
+    python examples/finetune.py --task vqa --model runs/pretrain --max_steps 600
+    python examples/explain.py --model runs/finetune/vqa --scenes runs/scenes/2000-200 --k 1   # three to six shapes
 
-Each cell's features are of that cell alone, so that only cells on the shape tell of it. The table also says how many
-answers stay when none of them is left.
+Over 500 questions that the model was not trained on it ranks the regions of each image in three ways: by relevance, by
+raw attention (of all words, a mean over layers and heads) and at random. It prints how often the first region is on the
+shape that is asked about, which share of the map all such regions have, and what hiding the first k regions from the
+model costs the answer. Then the same for a model with random weights, and two pictures.
+
+Of easy-VQA the regions are the 16 cells of a grid, and those that overlap the shape are on it. Of composed scenes they
+are what a detector might have found, and those with an IoU of at least 0.5 are on it; the questions are those for the
+colour or the shape of one thing. Each region's features are of that region alone, so that only regions on the shape
+tell of it. The table also says how many answers stay when none of them is left.
 """
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import easy_vqa
 import numpy as np
 import torch
 from PIL import Image
+from scenes import image_file, read_facts, scene_files
+from torchvision.ops import box_iou
 from tqdm.auto import tqdm
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor, set_seed
 
 import modeling_vilbert  # noqa: F401  (makes the Auto classes know ViLBERT)
-from modeling_vilbert import Explanation, Regions, explain
+from modeling_vilbert import Explanation, Regions, explain, open_regions
+from modeling_vilbert.tasks import read_rows
 
+
+class Asked(NamedTuple):
+    """A question, the regions of its image, and which of them [N] are on the shape that it asks about."""
+
+    picture: Path
+    question: str
+    regions: Regions
+    on_shape: np.ndarray
+
+
+# One shape an image
 
 # A pixel belongs to the shape if one of its channels differs from the background's by so much.
 THRESHOLD = 20
+# A region is on a thing if it overlaps its box by so much.
+LEAST_IOU = 0.5
 
 
 def shape_pixels(path: str) -> np.ndarray:
@@ -44,26 +67,65 @@ def overlaps(regions: Regions, shape: np.ndarray) -> np.ndarray:
     return np.array([shape[y1:y2, x1:x2].any() for x1, y1, x2, y2 in regions.boxes.round().astype(int)])
 
 
-def margin_without(explanation: Explanation, model: torch.nn.Module, inputs: dict, cells: np.ndarray) -> float:
-    """The target's logit above the best other's, without these cells, also in the mean that is the whole image."""
+def drawn_of(everything: list, count: int, seed: int) -> list:
+    return [everything[number] for number in np.random.default_rng(seed).permutation(len(everything))[:count]]
+
+
+def about_easy_vqa(processor: Any, count: int, seed: int) -> list[Asked]:
+    paths = easy_vqa.get_test_image_paths()
+    drawn = drawn_of(list(zip(*easy_vqa.get_test_questions(), strict=True)), count, seed)
+    pictures = [paths[image] for _, _, image in drawn]
+    return [
+        Asked(Path(picture), question, regions, overlaps(regions, shape_pixels(picture)))
+        for picture, (question, _, _), regions in zip(pictures, drawn, processor.to_regions(pictures), strict=True)
+    ]
+
+
+# Several shapes an image
+
+
+def about_scenes(folder: Path, count: int, seed: int) -> list[Asked]:
+    """Of the splits "val" and "test", questions for the colour or the shape of the one thing that they name."""
+    facts, store = read_facts(folder), open_regions(folder / "regions")
+    things = {scene["image_id"]: scene["things"] for scene in facts["scenes"]}
+    rows = [row for split in ("val", "test") for row in read_rows("vqa", *scene_files(folder, "vqa", split))]
+    found = []
+    for row in rows:
+        image, words = facts["names"][row["image_id"]], row["text"].rstrip("?").split()
+        if words[0] != "what":
+            continue
+        (thing,) = (one for one in things[image] if one["colour"] in words or one["shape"] in words)
+        regions = store[row["image_id"]]
+        ious = box_iou(torch.as_tensor(regions.boxes), torch.tensor([thing["box"]], dtype=torch.float32))
+        on_shape = (ious[:, 0] >= LEAST_IOU).numpy()
+        # A detector may have missed it.
+        if on_shape.any():
+            found.append(Asked(image_file(folder, image), row["text"], regions, on_shape))
+    return drawn_of(found, count, seed)
+
+
+# Measuring
+
+
+def margin_without(explanation: Explanation, model: torch.nn.Module, inputs: dict, hidden: np.ndarray) -> float:
+    """The target's logit above the best other's, without these regions, also in the mean that is the whole image."""
     inputs = {name: value.clone() for name, value in inputs.items()}
-    inputs["region_attention_mask"][0, cells + 1] = 0
+    inputs["region_attention_mask"][0, hidden + 1] = 0
     seen = inputs["region_attention_mask"][0].bool()
     seen[0] = False
     inputs["region_features"][0, 0] = inputs["region_features"][0, seen].mean(0)
     with torch.inference_mode():
         logits = model(**inputs).logits[0]
-    target = model.config.label2id[explanation.target]
+    target = list(model.config.id2label.values()).index(explanation.target)
     return (logits[target] - logits[torch.arange(len(logits)) != target].max()).item()
 
 
-def measure(model: torch.nn.Module, processor, examples: list[tuple], k: int) -> dict[str, np.ndarray]:
-    """Over (path, question, regions): how often the first cell overlaps the shape, and what hiding cells costs."""
+def measure(model: torch.nn.Module, processor: Any, examples: list[Asked], k: int) -> dict[str, np.ndarray]:
+    """How often the first region is on the shape, and what hiding regions costs."""
     rows = []
-    for path, question, regions in tqdm(examples, desc="Questions"):
+    for _, question, regions, on_shape in tqdm(examples, desc="Questions"):
         inputs = processor(images=regions, text=question, return_tensors="pt")
         explanation = explain(model, inputs, regions, processor=processor)
-        on_shape = overlaps(regions, shape_pixels(path))
         faith = explanation.faithfulness(model, inputs, k=k, draws=5, measure="margin")
         blind = margin_without(explanation, model, inputs, np.flatnonzero(on_shape))
         raw = explanation.attention["text_to_vision"].mean((0, 1, 2))
@@ -94,18 +156,18 @@ def print_table(name: str, found: dict[str, np.ndarray], k: int):
     count = len(found["margin"])
     print(f"\n{name}, {count} questions; mean margin of the answer {found['margin'].mean():.2f}")
     columns = f"{'first on shape':>16}{'share on shape':>16}{f'margin lost without first {k}':>34}"
-    print(f"{'cells ranked by':<18}{columns}")
+    print(f"{'regions ranked by':<18}{columns}")
     for row in ("relevance", "raw attention", "chance"):
         drops = found[f"{row} drop"]
         # Of the mean over questions.
         error = drops.std() / count**0.5
         places = f"{found[f'{row} overlaps'].mean():>16.1%}{found[f'{row} share'].mean():>16.1%}"
         print(f"{row:<18}{places}{drops.mean():>25.3f} ± {error:.3f}")
-    print(f"Spread of the draws of {k} random cells: {found['chance spread'].mean():.3f}.")
+    print(f"Spread of the draws of {k} random regions: {found['chance spread'].mean():.3f}.")
     same = found["same without the shape"].mean()
-    print(f"Without any cell that overlaps the shape, {same:.1%} of the answers are the same.")
+    print(f"Without any region on the shape, {same:.1%} of the answers are the same.")
     wins = (found["relevance drop"] > found["chance drop"]).mean()
-    print(f"The {k} most relevant cells cost more than random ones in {wins:.1%} of the questions.")
+    print(f"The {k} most relevant regions cost more than random ones in {wins:.1%} of the questions.")
 
 
 def parse_options() -> argparse.Namespace:
@@ -113,13 +175,16 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--model", type=Path, default=Path("runs/visual_question_answering"), help="folder of the model"
     )
+    parser.add_argument("--scenes", type=Path, help="folder of composed scenes to ask about; default: easy-VQA")
     parser.add_argument("--output", type=Path, default=Path("runs/explain"), help="folder of the pictures")
     parser.add_argument("--questions", type=int, default=500)
-    parser.add_argument("--k", type=int, default=3, help="cells to hide; default: %(default)s")
+    parser.add_argument("--k", type=int, default=3, help="regions to hide; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the drawn questions and the random weights")
     options = parser.parse_args()
     if not (options.model / "config.json").exists():
-        parser.error(f"--model: no model in {options.model}. Run examples/visual_question_answering.py first.")
+        parser.error(f"--model: no model in {options.model}. Run what stands above first.")
+    if options.scenes and not (options.scenes / "scenes.json").exists():
+        parser.error(f"--scenes: no composed scenes in {options.scenes}. examples/finetune.py makes them.")
     if options.questions < 1:
         parser.error(f"--questions must be at least 1, got {options.questions}.")
     return options
@@ -131,18 +196,22 @@ def main():
     set_seed(options.seed)
     processor = AutoProcessor.from_pretrained(options.model)
     model = AutoModelForVisualQuestionAnswering.from_pretrained(options.model).eval()
-    paths, everything = easy_vqa.get_test_image_paths(), list(zip(*easy_vqa.get_test_questions(), strict=True))
-    drawn = np.random.default_rng(options.seed).permutation(len(everything))[: options.questions]
-    questions, _, images = zip(*(everything[number] for number in drawn), strict=True)
-    drawn_paths = [paths[image] for image in images]
-    examples = list(zip(drawn_paths, questions, processor.to_regions(drawn_paths), strict=True))
+    examples = (
+        about_scenes(options.scenes, options.questions, options.seed)
+        if options.scenes
+        else about_easy_vqa(processor, options.questions, options.seed)
+    )
 
     print_table("Trained", measure(model, processor, examples, options.k), options.k)
     untrained = type(model)(model.config).eval()
     print_table("Random weights", measure(untrained, processor, examples, options.k), options.k)
 
-    path, question = paths[min(paths)], "what color is the shape?"
-    regions = processor.to_regions(path)
+    if options.scenes:
+        path, question, regions, _ = max(examples, key=lambda one: len(one.regions.boxes))
+    else:
+        paths, question = easy_vqa.get_test_image_paths(), "what color is the shape?"
+        path = paths[min(paths)]
+        regions = processor.to_regions(path)
     inputs = processor(images=regions, text=question, return_tensors="pt")
     explanation = explain(model, inputs, regions, processor=processor)
     explanation.plot(path).savefig(options.output / "relevance.png", dpi=90)

@@ -46,6 +46,7 @@ SHORT = {
     "benchmark": None,
     "visual_question_answering": None,
     "claims": "--max-steps 2 --seeds 0",
+    "explain": "--questions 3",
     "finetune": FEW_STEPS,
     "finetune_multitask": FEW_STEPS,
     "lora": "--steps 2 --seeds 0",
@@ -87,7 +88,8 @@ def cut_short(line: str) -> str:
     example = re.search(r"examples/(\w+)\.py", line)
     if line == "pytest" or line.startswith("pip ") or (example and SHORT[example[1]] is None):
         return ""
-    return f"{line} {SHORT[example[1]]}" if example else line.replace(SCENES, FEW_SCENES)
+    line = line.replace(SCENES, FEW_SCENES)
+    return f"{line} {SHORT[example[1]]}" if example else line
 
 
 def shell_blocks() -> list:
