@@ -216,11 +216,12 @@ def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_batches_are_the_same_with_any_number_of_workers(processor, examples, context):
+# A spawned worker takes seconds to start.
+@pytest.mark.parametrize("context, counts", [("fork", (1, 2)), ("spawn", (1,))])
+def test_batches_are_the_same_with_any_number_of_workers(processor, examples, context, counts):
     collator = ViLBertPreTrainingCollator(processor, examples[:64], seed=3)
     runs = []
-    for workers in (0, 1, 2):
+    for workers in (0, *counts):
         loader = torch.utils.data.DataLoader(
             examples[:64],
             batch_size=8,
