@@ -109,9 +109,15 @@ class ViLBertStreamOutput(ModelOutput):
         """`text_attentions`, under the name that other Transformers models use."""
         return self.text_attentions
 
+    @staticmethod
+    def names(output_hidden_states: bool = True, output_attentions: bool = True) -> list[str]:
+        """Those of the six fields above that are asked for."""
+        asked = {"states": output_hidden_states, "attentions": output_attentions}
+        return [name for name in ViLBertStreamOutput.__dataclass_fields__ if asked[name.rpartition("_")[2]]]
+
     def streams(self) -> dict[str, tuple[torch.Tensor, ...] | None]:
         """The six fields above, to hand on to another output."""
-        return {name: getattr(self, name) for name in ViLBertStreamOutput.__dataclass_fields__}
+        return {name: getattr(self, name) for name in ViLBertStreamOutput.names()}
 
 
 @dataclass
@@ -163,19 +169,27 @@ class ViLBertEncoder(nn.Module):
         text: torch.Tensor,
         vision: torch.Tensor,
         masks: AttentionMasks,
+        output_hidden_states: bool = False,
         output_attentions: bool = False,
         text_count: Count = None,
         vision_count: Count = None,
     ) -> tuple[torch.Tensor, torch.Tensor, ViLBertStreamOutput]:
-        """text [B, T, D], vision [B, R, D'] -> both after the last layer, and what every layer gave.
+        """text [B, T, D], vision [B, R, D'] -> both after the last layer, and what was asked of every layer.
 
         Of the last states only so many positions are computed, and no layer gives more than they need.
         """
+        kept = {name: [] for name in ViLBertStreamOutput.names(output_hidden_states, output_attentions)}
+
+        def keep(**values: torch.Tensor | None):
+            # What nobody asked for is let go, layer after layer.
+            for name, value in values.items():
+                if name in kept:
+                    kept[name].append(value)
+
         # A frozen stream begins without a gradient, so that its embeddings get none either.
         text = text.detach() if ("text", 0) in self.frozen else text
         vision = vision.detach() if ("vision", 0) in self.frozen else vision
-        text_states, vision_states = [text], [vision]
-        text_attentions, vision_attentions, text_to_vision, vision_to_text = [], [], [], []
+        keep(text_hidden_states=text, vision_hidden_states=vision)
         for step, wanted in zip(self.schedule, wanted_counts(self.schedule, text_count, vision_count, self.gated)):
             kind, index = step
             count = wanted.get(kind)
@@ -185,36 +199,26 @@ class ViLBertEncoder(nn.Module):
                 if kind == "text":
                     layer, mask = self.text_layers[index], first_queries(masks.text, count)
                     text, probabilities = layer(text[:, :count], text, mask, output_attentions=output_attentions)
-                    text_attentions.append(probabilities)
+                    keep(text_attentions=probabilities)
                 elif kind == "vision":
                     layer, mask = self.vision_layers[index], first_queries(masks.vision, count)
                     vision, probabilities = layer(
                         vision[:, :count], vision, mask, text, masks.words, output_attentions=output_attentions
                     )
-                    vision_attentions.append(probabilities)
+                    keep(vision_attentions=probabilities)
                 else:
                     layer = self.coattention_layers[index]
                     text, vision, to_vision, to_text = layer(text, vision, masks, wanted, output_attentions)
-                    text_to_vision.append(to_vision)
-                    vision_to_text.append(to_text)
+                    keep(text_to_vision_attentions=to_vision, vision_to_text_attentions=to_text)
 
             if step in self.frozen and self.training and layer.gradient_checkpointing and torch.is_grad_enabled():
                 # Reentrant checkpointing gives the next layer no gradient unless its input wants one.
                 (text if kind == "text" else vision).requires_grad_()
             if kind != "vision":
-                text_states.append(text)
+                keep(text_hidden_states=text)
             if kind != "text":
-                vision_states.append(vision)
-
-        collected = ViLBertStreamOutput(
-            tuple(text_states),
-            tuple(vision_states),
-            tuple(text_attentions),
-            tuple(vision_attentions),
-            tuple(text_to_vision),
-            tuple(vision_to_text),
-        )
-        return text, vision, collected
+                keep(vision_hidden_states=vision)
+        return text, vision, ViLBertStreamOutput(**{name: tuple(values) for name, values in kept.items()})
 
 
 class ViLBertPreTrainedModel(PreTrainedModel):
@@ -457,19 +461,14 @@ class ViLBertModel(ViLBertPreTrainedModel):
                 for stream in counts
             }
         text, vision, collected = self.encoder(
-            text, vision, masks, bool(output_attentions), counts["text"], counts["vision"]
+            text, vision, masks, bool(output_hidden_states), bool(output_attentions), counts["text"], counts["vision"]
         )
-        asked = {
-            name: value
-            for name, value in collected.streams().items()
-            if (output_attentions if name.endswith("attentions") else output_hidden_states)
-        }
         return ViLBertModelOutput(
             text_last_hidden_state=text if "text_last_hidden_state" in reads else None,
             vision_last_hidden_state=vision if "vision_last_hidden_state" in reads else None,
             text_pooler_output=self.text_pooler(text) if "text_pooler_output" in reads else None,
             vision_pooler_output=self.vision_pooler(vision) if "vision_pooler_output" in reads else None,
-            **asked,
+            **collected.streams(),
         )
 
     def _check_inputs(
