@@ -12,8 +12,8 @@ Parts:
     forward      8 x 23 words x 101 regions without padding, base size, with a VQA head
     training     a step on the same, with dropout and AdamW; bf16 is autocast
     vqa          a set of questions of 4-20 words about 10-100 regions
-    pretraining  steps through captions of about 10 words with 10-36 regions, limits 36 and 37: four batches of the
-                 fifty that 3,200 captions fall into by length, the smallest and the largest among them
+    pretraining  steps through captions of about 10 words with 10-36 regions, limits 36 and 37: five batches of the
+                 fifty that 3,200 captions fall into by length, from the smallest to the largest; and the middle one
     retrieval    captions of 5-30 words x images of 10-36 regions, all pairs
     processes    the same in one and in two processes of one thread each; and what the machine itself gains by a second
                  process: square products, which share nothing

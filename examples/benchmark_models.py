@@ -51,7 +51,7 @@ class Sizes:
     # Pre-training, with the paper's batch for one device: how many captions batches are chosen from, and how many run.
     captions: int = 3200
     caption_batch: int = 64
-    caption_batches: int = 4
+    caption_batches: int = 5
     caption_limits: tuple[int, int] = (36, 37)
     # Retrieval, in one process and shared by several; the original's limits, and `ImageTextScorer`'s batch.
     texts: int = 24
