@@ -1,5 +1,7 @@
 """What no head reads is not computed, and nothing else changes: against the trunk that computes all."""
 
+import weakref
+
 import pytest
 import torch
 from tiny import grouped, tiny_config, tiny_inputs
@@ -122,3 +124,22 @@ def test_the_trunk_gives_what_is_read(reads):
 def test_a_field_that_does_not_exist_cannot_be_read():
     with pytest.raises(ValueError, match="reads must be of .*'pooled'"):
         ViLBertModel(tiny_config())(**tiny_inputs(), reads=("pooled",))
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["not asked", "asked"])
+def test_states_are_let_go_unless_they_are_asked_for(asked):
+    model = ViLBertModel(tiny_config()).eval()
+    layers = [layer.output_norm for name, layer in model.named_modules() if hasattr(layer, "output_norm")]
+    states, alive = [], []
+
+    def remember(module, arguments, output):
+        states.append(weakref.ref(output))
+        alive.append(sum(one() is not None for one in states))
+
+    for layer in layers:
+        layer.register_forward_hook(remember)
+    with torch.inference_mode():
+        outputs = model(**tiny_inputs(), output_hidden_states=asked)
+    assert (outputs.text_hidden_states is not None) is asked
+    # Both streams as they were, and as they become in co-attention.
+    assert len(states) == len(layers) > 5 and max(alive) == (len(layers) if asked else 4)
