@@ -51,8 +51,6 @@ class Asked(NamedTuple):
 
 # A pixel belongs to the shape if one of its channels differs from the background's by so much.
 THRESHOLD = 20
-# A region is on a thing if it overlaps its box by so much.
-LEAST_IOU = 0.5
 
 
 def shape_pixels(path: str) -> np.ndarray:
@@ -82,6 +80,9 @@ def about_easy_vqa(processor: Any, count: int, seed: int) -> list[Asked]:
 
 
 # Several shapes an image
+
+# A region is on a thing if it overlaps its box by so much.
+LEAST_IOU = 0.5
 
 
 def about_scenes(folder: Path, count: int, seed: int) -> list[Asked]:

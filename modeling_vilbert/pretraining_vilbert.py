@@ -198,6 +198,9 @@ class ViLBertForPreTraining(ViLBertPreTrainedModel):
         It ranks without any training for retrieval (zero-shot: Lu et al., 2019, section 4). The score is the difference
         of both alignment logits, so that its sigmoid is the probability that text and image belong together.
 
+        Raises:
+            ValueError: if the alignment head has an adapter (PEFT), which has to be merged into it.
+
         Example:
 
         ```python
@@ -212,6 +215,11 @@ class ViLBertForPreTraining(ViLBertPreTrainedModel):
 
         ```
         """
+        if not isinstance(self.alignment_head, nn.Linear):
+            raise ValueError(
+                f"alignment_head must be a Linear of torch, got {type(self.alignment_head)}. If it has an adapter, use "
+                "what PeftModel.merge_and_unload() returns."
+            )
         with torch.device("meta"):
             model = ViLBertForImageAndTextRetrieval(copy.deepcopy(self.config))
         head = ViLBertMatchingHead(self.config).to(self.alignment_head.weight)

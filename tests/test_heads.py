@@ -443,3 +443,14 @@ def test_retrieval_out_of_pretraining_says_what_alignment_says():
     assert_close(scores.sigmoid(), alignment.softmax(-1)[:, 0])
     assert scorer.vilbert is model.vilbert and not scorer.training
     assert all(value.device.type == "cpu" for value in scorer.parameters())
+
+
+def test_an_adapter_of_alignment_has_to_be_merged_for_retrieval():
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(target_modules=["alignment_head"], init_lora_weights=False)
+    adapted = peft.get_peft_model(make(ViLBertForPreTraining), lora)
+    with pytest.raises(ValueError, match="alignment_head must be a Linear.*lora.*merge_and_unload"):
+        adapted.base_model.model.as_retrieval()
+    alignment = adapted(**tiny_inputs()).alignment_logits
+    scores = adapted.merge_and_unload().as_retrieval()(**tiny_inputs()).logits[:, 0]
+    assert_close(scores.sigmoid(), alignment.softmax(-1)[:, 0])
