@@ -646,12 +646,13 @@ def test_efficientnet_by_name_knows_photos():
 def test_the_example_draws_every_photo(tmp_path):
     pytest.importorskip("skimage.data")
     noise(60, 40).save(tmp_path / "mine.png")
-    script = [sys.executable, EXAMPLES / "your_own_image.py", tmp_path / "mine.png", "--output", tmp_path / "runs"]
-    result = subprocess.run(script, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "1280 features each" in result.stdout
-    pictures = list((tmp_path / "runs").glob("*.png"))
-    assert len(pictures) == 7 and all(Image.open(picture).width > 1000 for picture in pictures)
+    for arguments, drawn in (([], 6), ([tmp_path / "mine.png"], 7)):
+        script = [sys.executable, EXAMPLES / "your_own_image.py", *arguments, "--output", tmp_path / "runs"]
+        result = subprocess.run(script, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert "1280 features each" in result.stdout
+        pictures = list((tmp_path / "runs").glob("*.png"))
+        assert len(pictures) == drawn and all(Image.open(picture).width > 1000 for picture in pictures)
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
