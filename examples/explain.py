@@ -183,7 +183,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the drawn questions and the random weights")
     options = parser.parse_args()
     if not (options.model / "config.json").exists():
-        parser.error(f"--model: no model in {options.model}. Run what stands above first.")
+        parser.error(f"--model: no model in {options.model}. --help says how to train one.")
     if options.scenes and not (options.scenes / "scenes.json").exists():
         parser.error(f"--scenes: no composed scenes in {options.scenes}. examples/finetune.py makes them.")
     if options.questions < 1:

@@ -129,7 +129,7 @@ def test_a_field_that_does_not_exist_cannot_be_read():
 @pytest.mark.parametrize("asked", [False, True], ids=["not asked", "asked"])
 def test_states_are_let_go_unless_they_are_asked_for(asked):
     model = ViLBertModel(tiny_config()).eval()
-    layers = [layer.output_norm for name, layer in model.named_modules() if hasattr(layer, "output_norm")]
+    layers = [layer.output_norm for layer in model.modules() if hasattr(layer, "output_norm")]
     states, alive = [], []
 
     def remember(module, arguments, output):
