@@ -26,6 +26,7 @@ from small_model import SceneOptions, composed, of_first_images, parse, processo
 from transformers import TrainingArguments, set_seed
 
 from modeling_vilbert import (
+    Regions,
     ViLBertForPreTraining,
     ViLBertPreTrainingCollator,
     ViLBertTrainer,
@@ -55,12 +56,16 @@ class Options(SceneOptions):
     coattention: bool = field(default=True, metadata={"help": "false: no co-attention layers"})
 
 
-def new_model(options: Options) -> ViLBertForPreTraining:
+def new_model(options: Options, regions: Regions) -> ViLBertForPreTraining:
+    """A model to begin with; a new one for such regions."""
     fields = {"region_objective": options.region_objective}
     if options.model is not None:
         return ViLBertForPreTraining.from_pretrained(options.model, **fields)
     if options.text_model is not None:
-        return ViLBertForPreTraining.from_text_pretrained(options.text_model, **fields)
+        vision = {"feature_size": regions.features.shape[1], "feature_source": regions.source}
+        if regions.class_probs is not None:
+            vision["num_region_classes"] = regions.class_probs.shape[1]
+        return ViLBertForPreTraining.from_text_pretrained(options.text_model, vision_config=vision, **fields)
     return ViLBertForPreTraining(small_config(use_coattention=options.coattention, **fields))
 
 
@@ -84,7 +89,7 @@ def main():
             read_rows("retrieval_coco", *scene_files(folder, "retrieval_coco", s)) for s in ("train", "test")
         )
         store = open_regions(folder / "regions")
-    model = new_model(options)
+    model = new_model(options, store[rows[0]["image_id"]])
     processor = processor_of(options.model, options.text_model, max_regions=36)
 
     captions = Dataset.from_list(rows)

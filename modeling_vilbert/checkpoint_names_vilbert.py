@@ -43,7 +43,7 @@ COATTENTION_NAMES = {
 }
 
 # Head of the original -> the task it is for.
-HEAD_TASKS = {
+TASK_OF_HEAD = {
     "vil_prediction": "vqa",
     "vil_prediction_gqa": "gqa",
     "vil_binary_prediction": "image_pair",
@@ -92,7 +92,7 @@ NAMES = {
     "cls.imagePredictions.transform.dense": "region_head.dense",
     "cls.imagePredictions.transform.LayerNorm": "region_head.norm",
     "linguisic_logit": None,
-    **{f"{head}{old}": f"heads.{task}.{new}" for head, task in HEAD_TASKS.items() for old, new in HEAD_NAMES.items()},
+    **{f"{head}{old}": f"heads.{task}.{new}" for head, task in TASK_OF_HEAD.items() for old, new in HEAD_NAMES.items()},
 }
 
 

@@ -202,8 +202,9 @@ class ViLBertConfig(PreTrainedConfig):
         coattention_num_attention_heads: heads of co-attention.
         pooler_size: width of the pooled vectors and of their fusion. Default: `coattention_hidden_size`.
         text_coattention_layers: co-attention k runs just before this text layer. Default: the last text layers, as
-            many as there are vision layers.
-        vision_coattention_layers: co-attention k runs just before this vision layer. Default: from 0 on.
+            many as `vision_coattention_layers` has, or as there are vision layers.
+        vision_coattention_layers: co-attention k runs just before this vision layer. Default: from 0 on, as many as
+            `text_coattention_layers` has.
         use_coattention: false leaves the co-attention layers out; the other layers keep their order.
         fusion: how the pooled vectors of both streams become one: their "mul" (product) or "sum".
         pooler_act: activation of both poolers; the papers' is "relu".
@@ -286,9 +287,10 @@ class ViLBertConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         kwargs = self._translate_flat_fields(kwargs)
         super().__post_init__(**kwargs)
-        count = min(self.text_config.num_hidden_layers, self.vision_config.num_hidden_layers)
         last = self.text_config.num_hidden_layers
         text, vision = self.text_coattention_layers, self.vision_coattention_layers
+        given = text if vision is None else vision
+        count = min(last, self.vision_config.num_hidden_layers) if given is None else len(given)
         self.text_coattention_layers = list(range(last - count, last) if text is None else text)
         self.vision_coattention_layers = list(range(count) if vision is None else vision)
         if self.pooler_size is None:

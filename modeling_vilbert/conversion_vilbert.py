@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from .checkpoint_names_vilbert import HEAD_TASKS, rename
+from .checkpoint_names_vilbert import TASK_OF_HEAD, rename
 from .configuration_vilbert import TWELVE_IN_ONE_TASKS, ViLBertConfig
 from .volta_vilbert import from_volta_config, from_volta_name
 
 
 # Where the tensors of heads are, in our classes.
-HEADS = ("head.", "heads.", "text_head.", "region_head.", "alignment_head.")
+OF_HEADS = ("head.", "heads.", "text_head.", "region_head.", "alignment_head.")
 
 # Class -> the tasks whose head it can take, the first that the checkpoint has.
 ARCHITECTURE_TASKS = {
@@ -70,15 +70,15 @@ class Conversion:
         of a head that have other shapes, such as those of other labels.
         """
         if ignore_mismatched_sizes:
-            for name in [name for name in self.state_dict if name.startswith(HEADS) and name in expected]:
+            for name in [name for name in self.state_dict if name.startswith(OF_HEADS) and name in expected]:
                 if self.state_dict[name].shape != expected[name].shape:
                     del self.state_dict[name]
         found = self.state_dict
         tied = ["text_head.decoder.weight"] if self.config.tie_word_embeddings else []
         missing = [name for name in expected if name not in found and name not in tied]
-        self.new = [name for name in missing if name.startswith(HEADS)]
+        self.new = [name for name in missing if name.startswith(OF_HEADS)]
         problems = {
-            "the checkpoint lacks": [name for name in missing if not name.startswith(HEADS)],
+            "the checkpoint lacks": [name for name in missing if not name.startswith(OF_HEADS)],
             "the config has no place for": [name for name in found if name not in expected],
             "the shapes differ for": [
                 f"{name} ({list(found[name].shape)} in the checkpoint, {list(expected[name].shape)} by the config)"
@@ -175,7 +175,7 @@ def select_heads(
     Fields in `asked` were set by the caller, and stay as they are.
     """
     shapes = {name: tuple(tensor.shape) for name, (_, tensor) in tensors.items()}
-    tasks = [task for task in HEAD_TASKS.values() if any(name.startswith(f"heads.{task}.") for name in shapes)]
+    tasks = [task for task in TASK_OF_HEAD.values() if any(name.startswith(f"heads.{task}.") for name in shapes)]
 
     def rows(*names: str) -> int:
         found = [shapes[name][0] for name in names if shapes.get(name)]

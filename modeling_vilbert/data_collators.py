@@ -186,7 +186,9 @@ class ViLBertPreTrainingCollator(SampleDraws):
         labels = torch.full_like(words["input_ids"], IGNORE)
         regions = self.processor.image_processor([example["regions"] for example in examples], return_tensors="pt")
         masked_regions = torch.zeros(regions["region_attention_mask"].shape, dtype=torch.bool)
-        targets = None
+        settings, targets = self.processor.image_processor, None
+        # Where it is, the whole image is region 0.
+        first = int(settings.add_global_region)
         for number, example in enumerate(examples):
             units = self._units(words, number)
             # Padding takes no part: what is drawn must not depend on how long other texts are.
@@ -198,18 +200,18 @@ class ViLBertPreTrainingCollator(SampleDraws):
             ids[here] = masked
 
             record = example["regions"]
-            kept = best_regions(record, self.processor.image_processor.max_regions)
+            kept = best_regions(record, settings.max_regions)
             target = self._targets(record)[kept]
             if targets is None:
                 targets = torch.zeros(*masked_regions.shape, target.shape[1])
-            # Region 0 is the whole image.
-            rows = slice(1, len(kept) + 1)
+            rows = slice(first, first + len(kept))
             targets[number, rows] = torch.from_numpy(target.astype(np.float32))
             predicted, hidden = self._masked_regions(record.boxes[kept], self._draws("regions", example))
             masked_regions[number, rows] = torch.from_numpy(predicted)
             features = regions["region_features"][number]
             features[rows][torch.from_numpy(hidden)] = 0
-            features[0] = features[rows].float().sum(0) / max(len(kept) - hidden.sum(), 1)
+            if settings.add_global_region:
+                features[0] = features[rows].float().sum(0) / max(len(kept) - hidden.sum(), 1)
 
         misaligned = torch.tensor(misaligned)
         if self.objective == "aligned_pairs":
@@ -410,6 +412,8 @@ class ViLBertTaskCollator(SampleDraws):
         return {name: value if choices is None else value.unflatten(0, (-1, choices)) for name, value in words.items()}
 
     def _answer_scores(self, examples: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+        if not self.label2id:
+            raise ValueError("label2id is missing: it says which answer each label of the head is.")
         scores = torch.zeros(len(examples), len(self.label2id))
         for row, example in zip(scores, examples):
             if example["answers"] is None:
@@ -451,28 +455,32 @@ class ViLBertTaskCollator(SampleDraws):
 
     def _focus(self, examples: Sequence[Mapping[str, Any]], batch: Batch) -> torch.Tensor:
         seen = torch.zeros(batch["region_attention_mask"].shape, dtype=torch.bool)
-        seen[:, 0] = True
+        if self.processor.image_processor.add_global_region:
+            seen[:, 0] = True
         for row, example in zip(seen, examples):
             place = self._places(example, self._boxes(example["regions"]), np.array([example["focus"]]), "focus")
             row[place] = True
         return seen[:, None].expand(-1, batch["input_ids"].shape[-1], -1).clone()
 
     def _boxes(self, record: Regions) -> np.ndarray:
-        """The boxes of the batch's rows, the whole image first."""
-        kept = best_regions(record, self.processor.image_processor.max_regions)
-        return np.concatenate([np.array([[0, 0, *record.image_size]], np.float32), record.boxes[kept]])
+        """The boxes of the batch's rows, the whole image first if it is one of them."""
+        settings = self.processor.image_processor
+        kept = record.boxes[best_regions(record, settings.max_regions)]
+        whole = np.array([[0, 0, *record.image_size]], np.float32)
+        return np.concatenate([whole, kept]) if settings.add_global_region else kept
 
     def _places(self, example: Mapping[str, Any], boxes: np.ndarray, wanted: np.ndarray, column: str) -> np.ndarray:
         """Which of the rows' boxes [R, 4] each wanted box [N, 4] is -> [N]; the whole image is none."""
-        if len(boxes) > 1:
-            overlaps = box_overlaps(wanted, boxes[1:])
+        settings = self.processor.image_processor
+        regions = boxes[int(settings.add_global_region) :]
+        if len(regions):
+            overlaps = box_overlaps(wanted, regions)
             if (overlaps.max(1) >= SAME_BOX).all():
-                return overlaps.argmax(1) + 1
-        limit = self.processor.image_processor.max_regions
+                return overlaps.argmax(1) + len(boxes) - len(regions)
         raise ValueError(
             f"{column} of {example.get('id')!r}: not all of {np.round(wanted, 1).tolist()} are regions of image "
-            f"{example['regions'].image_id!r}, which has {len(boxes) - 1} (max_regions is {limit}). Add the regions of "
-            "the given boxes: open_regions([detected, given])."
+            f"{example['regions'].image_id!r}, which has {len(regions)} (max_regions is {settings.max_regions}). Add "
+            "the regions of the given boxes: open_regions([detected, given])."
         )
 
 

@@ -58,12 +58,14 @@ def label_kind(labels: torch.Tensor, shape: tuple[int, ...]) -> str:
     return kind
 
 
-def check_classes(name: str, labels: torch.Tensor, count: int):
-    """Raise a ValueError for classes outside 0 to count - 1; -100 is left out of a loss.
+def looks_at_values(labels: torch.Tensor) -> bool:
+    """Only on a CPU: elsewhere the look at the values would make the device wait."""
+    return labels.device.type == "cpu" and not torch.compiler.is_compiling()
 
-    Only on a CPU: elsewhere the look at the values would make the device wait.
-    """
-    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+
+def check_classes(name: str, labels: torch.Tensor, count: int):
+    """Raise a ValueError for classes outside 0 to count - 1; -100 is left out of a loss."""
+    if not looks_at_values(labels):
         return
     wrong = labels[((labels < 0) & (labels != IGNORE)) | (labels >= count)]
     if wrong.numel():
@@ -272,9 +274,17 @@ class ViLBertGroundingHead(ViLBertHead):
         return batch, regions
 
     def loss(self, logits, labels):
-        if not labels.is_floating_point():
-            return class_loss(logits, labels)
-        return score_loss(logits, labels.masked_fill(logits == torch.finfo(logits.dtype).min, IGNORE))
+        padding = logits == torch.finfo(logits.dtype).min
+        if labels.is_floating_point():
+            return score_loss(logits, labels.masked_fill(padding, IGNORE))
+        if looks_at_values(labels):
+            lost = padding.gather(1, labels.long().clamp(min=0)[:, None])[:, 0] & (labels != IGNORE)
+            if lost.any():
+                raise ValueError(
+                    f"labels must be of real regions, or {IGNORE} to be left out, got {labels[lost][0].item()}, which "
+                    "is padding of that image: region_attention_mask is 0 there."
+                )
+        return class_loss(logits, labels)
 
 
 HEADS = {
@@ -344,8 +354,8 @@ def flatten_groups(inputs: dict[str, torch.Tensor | None], axes: set[tuple[int, 
     group = max(leading, key=len)[1]
 
     def lay(value: torch.Tensor | None, has_axis: bool) -> torch.Tensor | None:
-        # Positions for all texts alike have a first axis of 1.
-        if value is None or (value.dim() == 2 and value.shape[0] == 1 < words.shape[0]):
+        # Positions for all texts alike have a first axis of 1, and none of choices.
+        if value is None or (value.dim() == 2 and value.shape[0] == 1 and (has_axis or words.shape[0] > 1)):
             return value
         # Not repeat_interleave, which ONNX has for known sizes only.
         return (value if has_axis else value[:, None].expand(-1, group, *value.shape[1:])).flatten(0, 1)
@@ -493,6 +503,31 @@ class ViLBertForVisualGrounding(ViLBertTaskModel):
     """
 
     head_type = "grounding"
+
+
+def choose_head(model: ViLBertPreTrainedModel, head_type: str, usual: str, name: str | None = None) -> str | None:
+    """The name of a head of this type: the one that is named, the usual one, or the only one.
+
+    None for models of one head. A ValueError for a name that is of no such head.
+    """
+    if not hasattr(model, "heads"):
+        if name is not None:
+            raise ValueError(f"head is for ViLBertForMultiTask, this model is a {type(model).__name__}.")
+        return None
+    fitting = [task for task, row in model.config.tasks.items() if row["head"] == head_type]
+    if name is None:
+        name = fitting[0] if len(fitting) == 1 else usual
+    if name not in fitting:
+        raise ValueError(f"head must be one of {fitting}, the model's heads of type {head_type!r}, got {name!r}.")
+    return name
+
+
+def check_task_token(config: ViLBertConfig, token: int | None):
+    """Raise a ValueError unless a model of this config has such a task token, or none and needs none."""
+    count = config.num_task_tokens
+    if token not in (range(count) if count else [None]):
+        allowed = f"within 0 to {count - 1}" if count else "None, since the model has no task tokens"
+        raise ValueError(f"task_token must be {allowed}, got {token!r}.")
 
 
 class ViLBertForMultiTask(ViLBertPreTrainedModel):

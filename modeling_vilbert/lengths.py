@@ -131,7 +131,8 @@ def add_lengths(dataset: Any, processor: ViLBertProcessor, store: Any, max_token
 
     ```
     """
-    tokenizer, most = processor.tokenizer, processor.image_processor.max_regions
+    tokenizer, settings = processor.tokenizer, processor.image_processor
+    whole_image, most = int(settings.add_global_region), settings.max_regions
 
     def longest(text: str | list[str] | None) -> int:
         texts = [text] if isinstance(text, str) else text or [""]
@@ -140,7 +141,7 @@ def add_lengths(dataset: Any, processor: ViLBertProcessor, store: Any, max_token
     @cache
     def regions(image_id: Any) -> int:
         found = store.count(image_id) if hasattr(store, "count") else len(store[image_id])
-        return 1 + (found if most is None else min(found, most))
+        return whole_image + (found if most is None else min(found, most))
 
     def lengths(row: dict[str, Any]) -> dict[str, int]:
         pair, images = row.get("text_pair"), row["image_id"]

@@ -229,8 +229,7 @@ def model_card(
         heads=heads,
         config=config,
         text={
-            "max_positions": text.max_position_embeddings
-            - ((text.pad_token_id + 1) if text.position_scheme == "roberta" else 0),
+            "max_positions": text.longest_text,
             "vocab_size": text.vocab_size,
             **_sizes(text),
         },

@@ -35,7 +35,7 @@ from .search import read_captions, search
 from .store_commands import add_store_options, read_image_sizes
 
 
-MODELS = {
+MODEL_CLASSES = {
     model.__name__: model
     for model in (ViLBertModel, ViLBertForPreTraining, ViLBertForMultiTask, *ViLBertTaskModel.__subclasses__())
 }
@@ -55,9 +55,9 @@ def add_convert(commands: argparse._SubParsersAction):
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--architecture",
-        choices=MODELS,
+        choices=MODEL_CLASSES,
         metavar="CLASS",
-        help=f"class to convert for, one of {', '.join(MODELS)}; default: the one that takes most of it",
+        help=f"class to convert for, one of {', '.join(MODEL_CLASSES)}; default: the one that takes most of it",
     )
     parser.add_argument("--tokenizer", help="also write a processor, with this tokenizer (a name or a folder)")
     parser.set_defaults(run=convert)
@@ -69,7 +69,7 @@ def convert(options: argparse.Namespace):
     # All that can fail comes before anything is written.
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer) if options.tokenizer else None
     conversion = load_original(options.checkpoint, options.config, options.architecture)
-    MODELS[conversion.architecture].from_conversion(conversion).save_pretrained(options.output)
+    MODEL_CLASSES[conversion.architecture].from_conversion(conversion).save_pretrained(options.output)
     (options.output / "conversion_report.txt").write_text(conversion.report() + "\n", encoding="utf-8")
     if tokenizer is not None:
         ViLBertProcessor(ViLBertImageProcessor(), tokenizer).save_pretrained(options.output)
@@ -233,9 +233,9 @@ def check_picture(size: tuple[int, int], regions: Regions):
 
 def read_model(folder: Path, **options) -> PreTrainedModel:
     names = ViLBertConfig.from_pretrained(folder).architectures or [ViLBertModel.__name__]
-    if names[0] not in MODELS:
-        raise ValueError(f"--model {folder} holds a {names[0]}; known are {', '.join(MODELS)}.")
-    return MODELS[names[0]].from_pretrained(folder, **options).eval()
+    if names[0] not in MODEL_CLASSES:
+        raise ValueError(f"--model {folder} holds a {names[0]}; known are {', '.join(MODEL_CLASSES)}.")
+    return MODEL_CLASSES[names[0]].from_pretrained(folder, **options).eval()
 
 
 def add_pair_options(parser: argparse.ArgumentParser, words: str):

@@ -333,7 +333,10 @@ class ViLBertPreTrainedModel(PreTrainedModel):
         source = AutoConfig.from_pretrained(name_or_path)
         text_config = text_config_from(source, kwargs.pop("text_config", None))
         kwargs.setdefault("tie_word_embeddings", source.tie_word_embeddings)
-        dtype = kwargs.pop("dtype", None)
+        asked = kwargs.pop("dtype", None)
+        dtype = source.dtype if asked == "auto" else getattr(torch, asked, None) if isinstance(asked, str) else asked
+        if not isinstance(dtype, torch.dtype) and asked not in (None, "auto"):
+            raise ValueError(f'dtype must be of torch, its name or "auto", got {asked!r}.')
         model = cls(ViLBertConfig(text_config=text_config, vision_config=vision_config, **kwargs)).eval()
         trunk = "vilbert." if hasattr(model, "vilbert") else ""
         wanted = {name if trunk else f"vilbert.{name}" for name in model.state_dict()}

@@ -248,6 +248,7 @@ class TaskProgress(TrainerCallback, ExportableState):
     def __init__(self, batches: TaskBatches, controllers: Mapping[str, StopAndGo]):
         self.batches, self.controllers = batches, dict(controllers)
         self.scores: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self.evaluated: dict[str, int] = {}
         self._save_later = False
 
@@ -257,13 +258,14 @@ class TaskProgress(TrainerCallback, ExportableState):
             "attributes": {
                 "stopped": self.batches.stopped,
                 "scores": self.scores,
+                "metrics": self.metrics,
                 "evaluated": self.evaluated,
                 "controllers": {task: asdict(controller) for task, controller in self.controllers.items()},
             },
         }
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.batches.stopped, self.scores, self.evaluated = [], {}, {}
+        self.batches.stopped, self.scores, self.metrics, self.evaluated = [], {}, {}, {}
         self.controllers = {
             task: StopAndGo(
                 controller.patience, controller.threshold, controller.continue_threshold, controller.cooldown
@@ -278,8 +280,8 @@ class TaskProgress(TrainerCallback, ExportableState):
                     f"The checkpoint is of a run in which {sorted(found['controllers'])} stop and go, and now "
                     f"{sorted(self.controllers)} do: go on with the same tasks and stop_and_go."
                 )
-            self.batches.stopped, self.scores, self.evaluated = (
-                found[name] for name in ("stopped", "scores", "evaluated")
+            self.batches.stopped, self.scores, self.metrics, self.evaluated = (
+                found[name] for name in ("stopped", "scores", "metrics", "evaluated")
             )
             # In our order: what is saved as JSON comes back sorted.
             self.controllers = {task: StopAndGo(**found["controllers"][task]) for task in self.controllers}
@@ -302,11 +304,15 @@ class TaskProgress(TrainerCallback, ExportableState):
     def due(self, task: str, state) -> bool:
         """Whether a task's examples were gone through once more since it was last evaluated, or training is over."""
         passes = self.batches.passes(task, int(state.epoch or 0))
-        return task not in self.scores or passes > self.evaluated[task] or state.global_step >= state.max_steps
+        return passes > self.evaluated.get(task, -1) or state.global_step >= state.max_steps
 
-    def take(self, task: str, score: float, state):
-        self.scores[task] = score
+    def take(self, task: str, metrics: dict[str, float], score: float | None, state):
+        """What an evaluation of a task has found; the score is None without metrics of its own."""
+        # Not how long it took.
+        self.metrics |= {name: x for name, x in metrics.items() if not name.endswith(("_runtime", "_per_second"))}
         self.evaluated[task] = self.batches.passes(task, int(state.epoch or 0))
+        if score is not None:
+            self.scores[task] = score
         if task in self.controllers:
             self.controllers[task].update(score)
 
@@ -314,10 +320,10 @@ class TaskProgress(TrainerCallback, ExportableState):
 class MultiTaskTrainer(ViLBertTrainer):
     """Trains a `ViLBertForMultiTask` on many tasks at once, a task a step.
 
-    An epoch of the Trainer is `steps_per_epoch` steps. With `eval_strategy="epoch"`, a task is evaluated after an epoch
-    in which its examples were gone through once more, and at the end; the metrics are called
-    `eval_<task>_<metric>`, and `eval_score` is the mean of the tasks' scores (in training: the latest of each), for
-    `metric_for_best_model`.
+    An epoch of the Trainer is `steps_per_epoch` steps. With `eval_strategy="epoch"`, a task is evaluated after the
+    first epoch, after each in which its examples were gone through once more, and at the end; the metrics are called
+    `eval_<task>_<metric>`, and `eval_score` is the mean of the tasks' scores. In training all are the latest of each
+    task, and any may be `metric_for_best_model`.
 
     Args:
         model: a `ViLBertForMultiTask` whose `config.tasks` has the names of `tasks`.
@@ -434,20 +440,27 @@ class MultiTaskTrainer(ViLBertTrainer):
         for task, data in chosen.items():
             if in_training and not self.progress.due(task, self.state):
                 continue
-            found = self._measure_by(data)
+            measured = self._measure_by(data)
             examples = TaskExamples({task: data.evaluation})
-            metrics |= super().evaluate(examples, ignore_keys, f"{metric_key_prefix}_{task}")
-            if found:
-                scores[task] = found[0]
-                if in_training:
-                    self.progress.take(task, found[0], self.state)
+            found = super().evaluate(examples, ignore_keys, f"{metric_key_prefix}_{task}")
+            metrics |= found
+            if measured:
+                scores[task] = measured[0]
+            if in_training:
+                self.progress.take(task, found, scores.get(task), self.state)
         controllers = self.progress.controllers.values()
         if in_training and controllers and all(controller.stopped for controller in controllers):
             # No task would ever fall and go on.
             self.control.should_training_stop = True
-        latest = self.progress.scores if in_training else scores
-        if latest:
-            metrics[f"{metric_key_prefix}_score"] = sum(latest.values()) / len(latest)
+        if in_training:
+            # The best model may be known by the metric of a task that was not due.
+            metrics, scores = {**self.progress.metrics, **metrics}, self.progress.scores
+        if scores:
+            combined = {f"{metric_key_prefix}_score": sum(scores.values()) / len(scores)}
+            metrics |= combined
+            self.log(combined)
+        # Callbacks have seen each task's metrics, and now all of them: one may stop the training by their mean.
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _measure_by(self, data: TaskData) -> list[float]:

@@ -8,7 +8,7 @@ Reading order: `ViLBertPipeline`, which all share; then a class for each task, i
 Shapes: B batch, R regions, L labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from .heads_vilbert import (
     ViLBertForMultiTask,
     ViLBertForQuestionAnswering,
     ViLBertForVisualGrounding,
+    ViLBertMatchingHead,
+    check_task_token,
+    choose_head,
 )
 from .image_processing_vilbert import best_regions, check_features, is_regions
 from .pretraining_vilbert import ViLBertForPreTraining
@@ -88,24 +91,14 @@ class ViLBertPipeline(Pipeline):
         self._forward_params.setdefault("head", self._head(self._forward_params.get("head")))
 
     def _head(self, name: str | None) -> str | None:
-        if not _is_a(self.model, "ViLBertForMultiTask"):
-            if name is not None:
-                raise ValueError(f"head is for ViLBertForMultiTask, this model is a {type(self.model).__name__}.")
-            return None
-        fitting = [task for task, row in self.model.config.tasks.items() if row["head"] == self.head_type]
-        if name is None:
-            name = self.usual_head if self.usual_head in fitting or len(fitting) != 1 else fitting[0]
-        if name not in fitting:
-            raise ValueError(
-                f"head must be one of {fitting}, the model's heads of kind {self.head_type!r}, got {name!r}."
-            )
-        return name
+        return choose_head(self.model, self.head_type, self.usual_head, name)
 
     def _sanitize_parameters(
         self, head=None, task_token=None, function_to_apply=None, **results
     ) -> tuple[dict, dict, dict]:
         forward = {} if head is None else {"head": self._head(head)}
         if task_token is not None:
+            check_task_token(self.model.config, task_token)
             forward["task_token"] = task_token
         if function_to_apply is not None:
             if function_to_apply not in self.scores:
@@ -185,13 +178,12 @@ class ViLBertPipeline(Pipeline):
             tensors["task"] = head
         if task_token is not None:
             tensors["task_ids"] = torch.full((len(regions),), task_token, device=self.device)
-        outputs = self.model(**tensors)
         results = {"regions": regions, "head": [head] * len(regions)}
-        return {"logits": self.logits(outputs), **(results if batched else {k: v[0] for k, v in results.items()})}
+        return {"logits": self.logits(tensors), **(results if batched else {k: v[0] for k, v in results.items()})}
 
-    def logits(self, outputs: Any) -> torch.Tensor:
+    def logits(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """What scores are made of, with an axis of pairs in front."""
-        return outputs.logits
+        return self.model(**inputs).logits
 
     def save_pretrained(self, save_directory: str | Path, **kwargs):
         """Save model and processor, so that `pipeline(task, model=save_directory)` loads them."""
@@ -371,11 +363,14 @@ class ViLBertMatchingPipeline(ViLBertPipeline):
     head_type, usual_head = "matching", "retrieval"
     scores = ("sigmoid", "none")
 
-    def logits(self, outputs: Any) -> torch.Tensor:
-        if not hasattr(outputs, "alignment_logits"):
-            return outputs.logits
-        # The softmax of two logits is the sigmoid of their difference; 0 is "aligned".
-        return outputs.alignment_logits[:, :1] - outputs.alignment_logits[:, 1:]
+    def logits(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        model = self.model
+        if not hasattr(model, "alignment_head"):
+            return super().logits(inputs)
+        # No vocabulary for that. The softmax of two logits is the sigmoid of their difference; 0 is "aligned".
+        pooled = model.vilbert(**inputs, reads=ViLBertMatchingHead.reads)
+        aligned, not_aligned = model.alignment_head(model.fusion(pooled)).split(1, -1)
+        return aligned - not_aligned
 
     def postprocess(self, outputs: dict[str, Any], *, function_to_apply: str = "sigmoid") -> dict[str, float]:
         return {"score": SCORES[function_to_apply](outputs["logits"][0, 0].float()).item()}

@@ -283,7 +283,9 @@ class ViLBertForPreTraining(ViLBertPreTrainedModel):
             possible = pool.any(1, keepdim=True)
             if number and possible.any():
                 drawn = torch.multinomial((pool | ~possible).float(), number, replacement=True)
-                score = torch.einsum("mf,mnf->mn", predicted, features[drawn])
+                # Autocast would round products of matrices, and not the sum above.
+                with torch.autocast(features.device.type, enabled=False):
+                    score = torch.einsum("mf,mnf->mn", predicted, features[drawn])
                 scores.append(score.masked_fill(~possible, float("-inf")))
         return -torch.cat(scores, -1).log_softmax(-1)[:, 0]
 

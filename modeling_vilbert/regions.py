@@ -470,7 +470,7 @@ def _problems(regions: Regions, odd_width: str | None) -> Iterator[tuple[str, st
 class _Attach:
     """Adds the column `regions` to annotations."""
 
-    def __init__(self, store: RegionStore | RegionStack, column: str):
+    def __init__(self, store: Mapping[str, Regions], column: str):
         self.store, self.column = store, column
 
     def to_batch(self, batch: dict[str, list]) -> dict[str, list]:
@@ -483,11 +483,11 @@ class _Attach:
 
     def _regions(self, image_id: Any) -> Regions | list[Regions]:
         if isinstance(image_id, (list, tuple)):
-            return [self.store[one] for one in image_id]
-        return self.store[image_id]
+            return [self.store[as_id(one)] for one in image_id]
+        return self.store[as_id(image_id)]
 
 
-def join_regions(dataset: Any, store: RegionStore | RegionStack, column: str = "image_id") -> Any:
+def join_regions(dataset: Any, store: Mapping[str, Regions], column: str = "image_id") -> Any:
     """A `datasets.Dataset` of annotations that brings along the regions of each row's image.
 
     Nothing is copied: `dataset[3]["regions"]` is read from the store when it is asked for. A stream of annotations, an
@@ -495,7 +495,7 @@ def join_regions(dataset: Any, store: RegionStore | RegionStack, column: str = "
 
     Args:
         dataset: the annotations.
-        store: of `open_regions`.
+        store: image id -> `Regions`, of `open_regions`.
         column: of `dataset`, the image ids (numbers or text), or lists of ids for examples of several images.
 
     Returns:
@@ -537,8 +537,8 @@ def join_regions(dataset: Any, store: RegionStore | RegionStack, column: str = "
     missing = [name for name in wanted if name not in store]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(wanted)} image ids of column {column!r} are not in {store.path}: "
-            f"{_first_few(missing)}. Its ids look like {store._some()}."
+            f"{len(missing)} of {len(wanted)} image ids of column {column!r} are not in "
+            f"{getattr(store, 'path', 'store')}: {_first_few(missing)}. Its ids look like {list(islice(store, 3))}."
         )
     return dataset.with_transform(attach.to_batch)
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from .heads_vilbert import ViLBertForImageAndTextRetrieval, ViLBertForMultiTask
+from .heads_vilbert import ViLBertForImageAndTextRetrieval, ViLBertForMultiTask, check_task_token, choose_head
 from .image_processing_vilbert import is_regions
 from .modes import evaluating
 from .optional_packages import need
@@ -109,7 +109,7 @@ class ImageTextScorer:
             raise ValueError(f"model must be on one device as a whole, its parts are on {model.hf_device_map}.")
         self.model, self.processor = model, processor
         self.memory_budget, self.batch_size, self.autocast = memory_budget, batch_size, autocast
-        self.max_tokens, self.head = max_tokens, self._head(head)
+        self.max_tokens, self.head = max_tokens, choose_head(model, "matching", "retrieval", head)
         self.task_token = self._task_token(task_token)
 
     def score(
@@ -378,27 +378,11 @@ class ImageTextScorer:
             else:
                 yield SplitModel(self.model.vilbert, self.model.head)
 
-    def _head(self, name: str | None) -> str | None:
-        if not isinstance(self.model, ViLBertForMultiTask):
-            if name is not None:
-                raise ValueError(f"head is for ViLBertForMultiTask, this model is a {type(self.model).__name__}.")
-            return None
-        fitting = [task for task, row in self.model.config.tasks.items() if row["head"] == "matching"]
-        if name is None:
-            name = fitting[0] if len(fitting) == 1 else "retrieval"
-        if name not in fitting:
-            raise ValueError(f"head must be one of {fitting}, the model's matching heads, got {name!r}.")
-        return name
-
     def _task_token(self, token: int | None) -> int | None:
-        count = self.model.config.num_task_tokens
-        if token is None and count and self.head is not None:
-            token = self.model.config.tasks[self.head].get("task_token")
-        if count == 0 and token is None:
-            return None
-        if token not in range(count):
-            allowed = f"within 0 to {count - 1}" if count else "None, since the model has no task tokens"
-            raise ValueError(f"task_token must be {allowed}, got {token!r}.")
+        config = self.model.config
+        if token is None and config.num_task_tokens and self.head is not None:
+            token = config.tasks[self.head].get("task_token")
+        check_task_token(config, token)
         return token
 
 

@@ -288,6 +288,8 @@ def prepare_task(
     for split, rows in (("train", train), ("evaluation", evaluation)):
         if rows is not None and not len(rows):
             raise ValueError(f"{split} of {name} is empty.")
+    if task.head == _ANSWERS and not labels:
+        raise ValueError(f"labels of {name} must name the answers of the head, got none: labels_of makes them of rows.")
     processor = _with_regions(processor, task.max_regions)
     label2id = {label: number for number, label in enumerate(labels)} if labels else None
     common = {"label2id": label2id, "max_tokens": task.max_tokens, "blind": blind, "seed": seed}

@@ -76,6 +76,13 @@ def test_fields_that_the_original_never_read_are_named(caplog):
         assert name in caplog.text
 
 
+def test_either_stream_says_how_many_coattentions():
+    by_text, by_vision = ViLBertConfig(text_coattention_layers=[3, 7]), ViLBertConfig(vision_coattention_layers=[1, 5])
+    assert by_text.vision_coattention_layers == [0, 1] and by_vision.text_coattention_layers == [10, 11]
+    assert ViLBertConfig(text_coattention_layers=[]).vision_coattention_layers == []
+    assert ViLBertConfig().text_coattention_layers == [6, 7, 8, 9, 10, 11]
+
+
 def test_saved_and_loaded(tmp_path):
     config = tiny_config(fusion="sum", tasks=["vqa", "grounding"])
     config.save_pretrained(tmp_path)

@@ -195,6 +195,19 @@ def test_positions_may_be_shared():
     model, inputs = make(ViLBertForMultipleChoice), grouped(tiny_inputs(), text=4)
     positions = torch.arange(7)[None]
     assert_close(model(**inputs, position_ids=positions).logits, model(**inputs).logits)
+    # The last batch of a data set may be of one.
+    alone = {name: value[:1] for name, value in inputs.items()}
+    assert_close(model(**alone, position_ids=positions).logits, model(**alone).logits)
+
+
+def test_a_region_that_is_padding_is_no_label():
+    model, inputs = make(ViLBertForVisualGrounding), tiny_inputs()
+    real = inputs["region_attention_mask"].sum(1) - 1
+    assert model(**inputs, labels=real).loss < 100
+    assert inputs["region_attention_mask"][2, 3] == 0
+    for labels in (torch.tensor([1, -100, 3]), torch.tensor([1, -100, 3], dtype=torch.int32)):
+        with pytest.raises(ValueError, match="labels must be of real regions, or -100 .* got 3, which is padding"):
+            model(**inputs, labels=labels)
 
 
 def test_masked_padding_is_not_predicted():
@@ -319,6 +332,18 @@ def test_contrastive_negatives_are_other_real_regions(batch, monkeypatch):
         assert set(drawn[0].flatten().tolist()) == across and drawn[0].shape == (1, 280)
     else:
         assert len(drawn) == 1
+
+
+def test_autocast_rounds_no_contrastive_loss():
+    model, draw = make(ViLBertForPreTraining, region_objective="nce"), torch.Generator().manual_seed(0)
+    features, masked = 8 * torch.randn(3, 5, 14, generator=draw), torch.zeros(3, 5, dtype=torch.bool)
+    masked[:, 1] = True
+    predicted, losses = features[masked].roll(1, 0), []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(model.contrastive_losses(predicted, features, masked, None))
+    assert losses[0].max() > 100 and torch.equal(*losses)
 
 
 def test_a_lone_region_has_nothing_to_be_told_from():

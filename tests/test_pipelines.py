@@ -426,6 +426,8 @@ def test_matching_scores(processor):
     pipe = pipeline(MATCHING, model=model, processor=processor)
     with torch.no_grad():
         aligned = model(**inputs).alignment_logits.softmax(-1)[0, 0].item()
+    # No vocabulary is asked for it.
+    model.text_head.forward = model.region_head.forward = None
     assert pipe(image=record(), text="red cube")["score"] == pytest.approx(aligned, abs=1e-5)
 
     model = new_model(ViLBertForImageAndTextRetrieval)
@@ -469,6 +471,10 @@ def test_a_model_of_one_task_with_task_tokens_has_to_be_told(processor):
     with pytest.raises(ValueError, match="task_ids must be given"):
         pipe(image=record(), text="red")
     assert len(pipe(image=record(), text="red", task_token=1)) == 5
+    with pytest.raises(ValueError, match="task_token must be within 0 to 6, got 7"):
+        pipe(image=record(), text="red", task_token=7)
+    with pytest.raises(ValueError, match="task_token must be None, since .* got 1"):
+        pipeline(ANSWERING, model=new_model(), processor=processor, task_token=1)
 
 
 def test_dropout_is_off(processor):

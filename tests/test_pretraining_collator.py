@@ -141,6 +141,16 @@ def test_the_whole_image_is_the_mean_of_what_is_left(batches):
     assert all_hidden
 
 
+def test_without_the_whole_image(processor, examples):
+    """The same is masked and predicted, one place earlier."""
+    alone = ViLBertProcessor(ViLBertImageProcessor(add_global_region=False), processor.tokenizer)
+    whole, without = (ViLBertPreTrainingCollator(one, examples)(examples[:50]) for one in (processor, alone))
+    assert without["masked_regions"].any()
+    for name, value in whole.items():
+        of_regions = name in ("masked_regions", "region_targets") or name.startswith("region_")
+        torch.testing.assert_close(without[name], value[:, 1:] if of_regions else value)
+
+
 def test_targets_are_what_regions_were_before(processor, examples):
     for objective, field, width in (("kl", "class_probs", 4), ("regression", "features", 3)):
         batch = ViLBertPreTrainingCollator(processor, examples, region_objective=objective)(examples[:50])

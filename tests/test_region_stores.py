@@ -1057,6 +1057,10 @@ def test_join(tmp_path):
         join_regions(datasets.Dataset.from_dict({"image_id": [42, *range(100, 112)]}), store)
     with pytest.raises(ValueError, match="column must be one of"):
         join_regions(questions, store, "image")
+    # Any mapping is a store.
+    assert [row["regions"].image_id for row in join_regions(questions, dict(store))] == ["7", "42", "7"]
+    with pytest.raises(ValueError, match=r"1 of 2 image ids .* not in store: '42'. Its ids look like \['7'\]"):
+        join_regions(questions, {"7": store["7"]})
 
 
 @pytest.mark.parametrize("workers", [0, 2])

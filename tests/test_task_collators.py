@@ -56,6 +56,8 @@ def test_classes(processor):
     with pytest.raises(ValueError, match=r"label of '7' must be one of \['no', 'yes'\], got 'maybe'"):
         collator([{"id": "7", "text": "a", "label": "maybe", "regions": regions("1")}])
     assert "labels" not in collator([{"text": "a", "regions": regions("1")}])
+    with pytest.raises(ValueError, match="label2id is missing"):
+        ViLBertTaskCollator(processor)([{"text": "a", "answers": ["yes"], "scores": [1.0], "regions": regions("1")}])
 
 
 def test_overlaps_with_a_box(processor):
@@ -107,6 +109,31 @@ def test_focus_restricts_what_words_see(processor):
     assert batch["co_attention_mask"].shape == (2, batch["input_ids"].shape[1], 4)
     assert batch["co_attention_mask"][0].any(0).tolist() == [True, False, True, False]
     assert batch["co_attention_mask"][1].all(0).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"box": [20, 10, 40, 40]},
+        {"candidates": [[40, 10, 60, 60], [0, 10, 20, 60]], "label": 0},
+        {"text_pair": "circle", "focus": [40, 10, 60, 60], "label": 1},
+    ],
+)
+def test_without_the_whole_image(columns, processor):
+    """As MMF has it: what is said of regions is the same, one place earlier."""
+    alone = ViLBertProcessor(ViLBertImageProcessor(add_global_region=False), processor.tokenizer)
+    rows = [{"text": "it", **columns, "regions": regions("1", count)} for count in (3, 4)]
+    whole, without = (ViLBertTaskCollator(one)(rows) for one in (processor, alone))
+    name = "co_attention_mask" if "focus" in columns else "labels"
+    assert without[name].shape[-1] == without["region_features"].shape[1] == 4
+    torch.testing.assert_close(without[name], whole[name][..., 1:])
+    with pytest.raises(ValueError, match="of None: .* which has 1 "):
+        ViLBertTaskCollator(alone)([{**rows[0], "regions": regions("1", 1), **away(columns)}])
+
+
+def away(columns: dict) -> dict:
+    """The same, of a box that is no region."""
+    return {"candidates": [[60, 10, 90, 60]], "label": 0} if "box" in columns else columns
 
 
 def test_choices(processor):

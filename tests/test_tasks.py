@@ -212,6 +212,11 @@ def test_labels_that_do_not_fit_are_named(folder, stores):
         prepare_task("snli_ve", small_model.new_processor(), labels_of("snli_ve", rows), rows, stores["snli_ve"])
 
 
+def test_missing_labels_are_named(folder, stores):
+    with pytest.raises(ValueError, match="labels of vqa must name the answers of the head, got none"):
+        prepare_task("vqa", small_model.new_processor(), None, rows_of(folder, "vqa"), stores["vqa"])
+
+
 def test_no_answers_to_learn_are_named():
     with pytest.raises(ValueError, match="hold no answer to learn"):
         labels_of("vqa", [{"answers": None}])

@@ -194,6 +194,17 @@ def test_the_first_layers_alone(override, tmp_path):
     assert all(torch.equal(found[key], value) for key, value in kept.items())
 
 
+def test_dtypes(tmp_path):
+    source = make(BertModel, BertConfig(**TEXT), tmp_path)
+    for dtype in ("bfloat16", torch.bfloat16):
+        assert ViLBertModel.from_text_pretrained(tmp_path, dtype=dtype, **REST).dtype == torch.bfloat16
+    source.half().save_pretrained(tmp_path)
+    assert ViLBertModel.from_text_pretrained(tmp_path, **REST).dtype == torch.float32
+    assert ViLBertModel.from_text_pretrained(tmp_path, dtype="auto", **REST).dtype == torch.float16
+    with pytest.raises(ValueError, match="dtype must be of torch, its name or .* got 'cuda'"):
+        ViLBertModel.from_text_pretrained(tmp_path, dtype="cuda", **REST)
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_every_class(name, tmp_path):
     source = make(BertForMaskedLM, BertConfig(**TEXT), tmp_path)

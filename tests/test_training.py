@@ -23,7 +23,7 @@ from small_runs import (
     stack,
     task_data,
 )
-from transformers import BertTokenizer, TrainerCallback
+from transformers import BertTokenizer, EarlyStoppingCallback, TrainerCallback
 
 from modeling_vilbert import (
     MultiTaskTrainer,
@@ -350,6 +350,24 @@ def test_every_task_has_a_loss_and_its_metrics(tmp_path):
     assert other["eval_entailment_accuracy"] != metrics["eval_entailment_accuracy"]
     with pytest.raises(ValueError, match="eval_dataset must be of"):
         trainer.evaluate("captions")
+
+
+def test_the_best_model_may_be_known_by_any_score(tmp_path):
+    """By the mean of all tasks, or by one that is not evaluated after each epoch."""
+    for metric in ("eval_score", "eval_vqa_accuracy"):
+        trainer, _ = many_tasks(
+            tmp_path / metric, eval_strategy="epoch", metric_for_best_model=metric, greater_is_better=True, max_steps=24
+        )
+        rows = [row for row in trainer.state.log_history if metric in row]
+        assert len(rows) == (4 if metric == "eval_score" else 2)
+        assert trainer.state.best_metric == max(row[metric] for row in rows)
+
+
+def test_training_ends_early_by_the_mean_score(tmp_path):
+    early = EarlyStoppingCallback(early_stopping_patience=2, early_stopping_threshold=10.0)
+    settings = {"eval_strategy": "epoch", "save_strategy": "epoch", "metric_for_best_model": "eval_score"}
+    trainer, _ = many_tasks(tmp_path, [early], max_steps=60, **settings)
+    assert trainer.state.global_step == 18
 
 
 def test_a_loss_scale_scales(tmp_path):
