@@ -17,11 +17,13 @@ from pathlib import Path
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr  # noqa: E402
+import torch  # noqa: E402
 from transformers import AutoProcessor  # noqa: E402
 
 from modeling_vilbert import check_features, explain, open_regions  # noqa: E402
 from modeling_vilbert.explanation_page import embedded_picture, explanation_page  # noqa: E402
 from modeling_vilbert.extraction import open_image  # noqa: E402
+from modeling_vilbert.heads_vilbert import check_task_token  # noqa: E402
 from modeling_vilbert.model_commands import check_picture, read_model  # noqa: E402
 
 
@@ -38,10 +40,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="a saved model and its processor")
     parser.add_argument("--regions", type=Path, metavar="STORE", help="default: the processor's region_extractor")
+    parser.add_argument("--task-token", type=int, metavar="N", help="of a model with task tokens; default: the head's")
     parser.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
     options = parser.parse_args()
     try:
-        asked = Asked(options.model, options.regions)
+        asked = Asked(options.model, options.regions, options.task_token)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     # Gradio's own theme would fetch its fonts.
@@ -52,7 +55,7 @@ def main():
 class Asked:
     """A saved model, asked about pictures, with regions of a store or else of the saved processor's extractor."""
 
-    def __init__(self, folder: Path, store: Path | None = None):
+    def __init__(self, folder: Path, store: Path | None = None, task_token: int | None = None):
         if not (folder / "config.json").is_file():
             raise ValueError(f"--model {folder} is not the folder of a saved model: it has no config.json.")
         self.model, self.processor = read_model(folder), AutoProcessor.from_pretrained(folder)
@@ -60,6 +63,9 @@ class Asked:
         if self.store is None and self.processor.region_extractor is None:
             raise ValueError(f"The processor in {folder} makes no regions of a picture; give --regions.")
         tasks = self.model.config.tasks if hasattr(self.model, "heads") else {}
+        if task_token is not None:
+            check_task_token(self.model.config, task_token)
+        self.task_token = task_token
         self.tasks = [name for name, row in tasks.items() if row["head"] in HEADS]
 
     def page(self, picture: str, text: str, task: str | None = None) -> str:
@@ -74,6 +80,8 @@ class Asked:
         check_picture(pixels.size, regions)
         check_features(regions, self.model.config)
         inputs = self.processor(images=regions, text=text, return_tensors="pt")
+        if self.task_token is not None:
+            inputs["task_ids"] = torch.tensor([self.task_token])
         explanation = explain(self.model, inputs, regions, processor=self.processor, task=task)
         shown = {"image": embedded_picture(pixels), "image_size": pixels.size}
         return explanation_page(explanation.to_dict() | shown)

@@ -260,9 +260,13 @@ def main():
     results = []
     for seed in options.seeds:
         for variant in VARIANTS:
-            file = options.output / f"{variant.replace(' ', '_')}-{seed}.json"
+            # What a run that was cut short has found is no result.
+            steps = f"-{options.max_steps}_steps" * bool(options.max_steps)
+            file = options.output / f"{variant.replace(' ', '_')}-{seed}{steps}.json"
             if not file.exists():
-                file.write_text(json.dumps(claims.run(variant, seed), indent=2) + "\n")
+                unfinished = file.with_suffix(".new")
+                unfinished.write_text(json.dumps(claims.run(variant, seed), indent=2) + "\n")
+                unfinished.replace(file)
             results.append(json.loads(file.read_text()))
     images = len({row["image_id"] for row in claims.rows("retrieval_coco", "test")})
     report(results, options.output, 1 / images)

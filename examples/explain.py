@@ -8,10 +8,11 @@
     python examples/finetune.py --task vqa --model runs/pretrain --max_steps 600
     python examples/explain.py --model runs/finetune/vqa --scenes runs/scenes/2000-200 --k 1   # three to six shapes
 
-Over 500 questions that the model was not trained on it ranks the regions of each image in three ways: by relevance, by
-raw attention (of all words, a mean over layers and heads) and at random. It prints how often the first region is on the
-shape that is asked about, which share of the map all such regions have, and what hiding the first k regions from the
-model costs the answer. Then the same for a model with random weights, and two pictures.
+Over 500 questions that the model was not trained on it ranks the regions of each image: by relevance; by raw attention
+as Chefer et al. (2021) compare with it, of the last layer where the answer is read, a mean over heads; by raw attention
+of all words, a mean over layers, too; and at random. It prints how often the first region is on the shape that is asked
+about, which share of the map all such regions have, and what hiding the first k regions from the model costs the
+answer. Then the same for a model with random weights, and two pictures.
 
 Of easy-VQA the regions are the 16 cells of a grid, and those that overlap the shape are on it. Of composed scenes they
 are what a detector might have found, and those with an IoU of at least 0.5 are on it; the questions are those for the
@@ -107,6 +108,23 @@ def about_scenes(folder: Path, count: int, seed: int) -> list[Asked]:
 
 # Measuring
 
+RELEVANCE, LAST_LAYER, ALL_WORDS, CHANCE = (
+    "relevance",
+    "raw attention, last layer",
+    "raw attention, all words",
+    "chance",
+)
+
+
+def maps(explanation: Explanation) -> dict[str, np.ndarray]:
+    """What there is to rank regions by, [R] with the whole image."""
+    looks = explanation.attention["text_to_vision"]
+    return {
+        RELEVANCE: explanation.relevance["regions"],
+        LAST_LAYER: looks[-1, :, 0].mean(0),
+        ALL_WORDS: looks.mean((0, 1, 2)),
+    }
+
 
 def margin_without(explanation: Explanation, model: torch.nn.Module, inputs: dict, hidden: np.ndarray) -> float:
     """The target's logit above the best other's, without these regions, also in the mean that is the whole image."""
@@ -127,47 +145,40 @@ def measure(model: torch.nn.Module, processor: Any, examples: list[Asked], k: in
     for _, question, regions, on_shape in tqdm(examples, desc="Questions"):
         inputs = processor(images=regions, text=question, return_tensors="pt")
         explanation = explain(model, inputs, regions, processor=processor)
-        faith = explanation.faithfulness(model, inputs, k=k, draws=5, measure="margin")
         blind = margin_without(explanation, model, inputs, np.flatnonzero(on_shape))
-        raw = explanation.attention["text_to_vision"].mean((0, 1, 2))
-        relevance = explanation.relevant("vision")[1:]
-        ranked_by_raw = replace(explanation, relevance={**explanation.relevance, "regions": raw})
-        raw_faith = ranked_by_raw.faithfulness(model, inputs, k=k, draws=1, measure="margin")
-
-        rows.append(
-            {
-                "relevance overlaps": on_shape[relevance.argmax()],
-                "raw attention overlaps": on_shape[raw[1:].argmax()],
-                "chance overlaps": on_shape.mean(),
-                "relevance share": relevance[on_shape].sum() / relevance.sum(),
-                "raw attention share": raw[1:][on_shape].sum() / raw[1:].sum(),
-                "chance share": on_shape.mean(),
-                "relevance drop": faith.relevant_drop,
-                "raw attention drop": raw_faith.relevant_drop,
-                "chance drop": faith.random_mean,
-                "chance spread": faith.random_spread,
-                "margin": faith.score,
-                "same without the shape": blind > 0,
-            }
-        )
+        row = {"same without the shape": blind > 0}
+        for name, ranked_by in maps(explanation).items():
+            ranked = replace(explanation, relevance={**explanation.relevance, "regions": ranked_by})
+            draws = 5 if name == RELEVANCE else 1
+            faith = ranked.faithfulness(model, inputs, k=k, draws=draws, measure="margin")
+            row |= figures(name, on_shape, ranked_by[1:]) | {f"{name}: lost": faith.relevant_drop}
+            if name == RELEVANCE:
+                row |= {f"{CHANCE}: lost": faith.random_mean, "spread": faith.random_spread, "margin": faith.score}
+        rows.append(row | {f"{CHANCE}: first": on_shape.mean(), f"{CHANCE}: share": on_shape.mean()})
     return {name: np.array([row[name] for row in rows], float) for name in rows[0]}
+
+
+def figures(name: str, on_shape: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """Both [N]: whether the first region is on the shape, and which share of the weights those on it have."""
+    share = weights[on_shape].sum() / weights.sum()
+    return {f"{name}: first": on_shape[weights.argmax()], f"{name}: share": share}
 
 
 def print_table(name: str, found: dict[str, np.ndarray], k: int):
     count = len(found["margin"])
     print(f"\n{name}, {count} questions; mean margin of the answer {found['margin'].mean():.2f}")
     columns = f"{'first on shape':>16}{'share on shape':>16}{f'margin lost without first {k}':>34}"
-    print(f"{'regions ranked by':<18}{columns}")
-    for row in ("relevance", "raw attention", "chance"):
-        drops = found[f"{row} drop"]
+    print(f"{'regions ranked by':<26}{columns}")
+    for row in (RELEVANCE, LAST_LAYER, ALL_WORDS, CHANCE):
+        lost = found[f"{row}: lost"]
         # Of the mean over questions.
-        error = drops.std() / count**0.5
-        places = f"{found[f'{row} overlaps'].mean():>16.1%}{found[f'{row} share'].mean():>16.1%}"
-        print(f"{row:<18}{places}{drops.mean():>25.3f} ± {error:.3f}")
-    print(f"Spread of the draws of {k} random regions: {found['chance spread'].mean():.3f}.")
+        error = lost.std() / count**0.5
+        places = f"{found[f'{row}: first'].mean():>16.1%}{found[f'{row}: share'].mean():>16.1%}"
+        print(f"{row:<26}{places}{lost.mean():>25.3f} ± {error:.3f}")
+    print(f"Spread of the draws of {k} random regions: {found['spread'].mean():.3f}.")
     same = found["same without the shape"].mean()
     print(f"Without any region on the shape, {same:.1%} of the answers are the same.")
-    wins = (found["relevance drop"] > found["chance drop"]).mean()
+    wins = (found[f"{RELEVANCE}: lost"] > found[f"{CHANCE}: lost"]).mean()
     print(f"The {k} most relevant regions cost more than random ones in {wins:.1%} of the questions.")
 
 

@@ -17,6 +17,7 @@
 """
 
 import json
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from small_model import SceneOptions, composed, of_first_images, parse, processo
 from transformers import AutoConfig, TrainingArguments, set_seed
 
 from modeling_vilbert import ViLBertTrainer, open_regions
+from modeling_vilbert.annotations import CLASS_NAMES
+from modeling_vilbert.configuration_vilbert import TWELVE_IN_ONE_TASKS
 from modeling_vilbert.metrics import METRICS, Predictions
 from modeling_vilbert.submissions import write_submission
 from modeling_vilbert.tasks import MODELS, TASKS, labels_of, prepare_task, read_rows
@@ -51,7 +54,9 @@ class Options(SceneOptions):
     model: str | None = field(
         default=None, metadata={"help": "folder of a model to start from; default: a small new one"}
     )
-    most_answers: int | None = field(default=None, metadata={"help": "keep so many answers (12-in-1: 3129 of VQA)"})
+    most_answers: int | None = field(
+        default=None, metadata={"help": "keep so many answers; default: of real data as in 12-in-1, 3129 of VQA"}
+    )
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "of the head; default: as in 12-in-1, 1e-4 (composed scenes: see the code)"}
     )
@@ -108,7 +113,9 @@ def new_model(options: Options, labels: list[str] | None) -> tuple[Any, list[str
         config = AutoConfig.from_pretrained(options.model)
         known = list(config.id2label.values())
         same_head = model_class.__name__ in (config.architectures or ())
-        if labels is not None and same_head and known[0] != "LABEL_0":
+        # Classes have fixed names; answers that a model has learned are kept.
+        fitting = known == labels if options.task in CLASS_NAMES else known[0] != "LABEL_0"
+        if labels is not None and same_head and fitting:
             return model_class.from_pretrained(options.model), known
     fields = {"id2label": dict(enumerate(labels or ["score"]))}
     if options.model is None:
@@ -118,23 +125,44 @@ def new_model(options: Options, labels: list[str] | None) -> tuple[Any, list[str
 
 def chance(task: str, predictions: Predictions) -> float:
     """What the task's first metric gives to random scores, or to the same best guess for all, whichever is more."""
-    drawn = np.random.default_rng(0)
-    guesses = [drawn.normal(size=predictions.logits.shape) for _ in range(10)]
-    scores = [next(iter(METRICS[task](replace(predictions, logits=guess)).values())) for guess in guesses]
+    drawn, shape = np.random.default_rng(0), predictions.logits.shape
+
+    def score(logits: np.ndarray) -> float:
+        return next(iter(METRICS[task](replace(predictions, logits=logits)).values()))
+
+    # One after the other: those of VQA take gigabytes.
+    scores = [score(drawn.standard_normal(shape, np.float32)) for _ in range(10)]
     if TASKS[task].head not in ("question_answering", "classification", "images"):
         return float(np.mean(scores))
     labels = predictions.labels
     known = labels[labels >= 0] if labels.ndim == 1 else labels
     frequency = known.mean(0) if labels.ndim == 2 else np.bincount(known, minlength=predictions.logits.shape[1])
-    constant = np.tile(frequency, (len(labels), 1)).astype(float)
-    return max(float(np.mean(scores)), next(iter(METRICS[task](replace(predictions, logits=constant)).values())))
+    constant = np.broadcast_to(frequency.astype(np.float32), shape)
+    return max(float(np.mean(scores)), score(constant))
+
+
+def check(options: Options):
+    """Before anything is read."""
+    needed = ("eval_annotations", "regions")
+    if options.annotations and (missing := [f"--{name}" for name in needed if not getattr(options, name)]):
+        sys.exit(f"{sys.argv[0]}: --annotations needs {' and '.join(missing)}.")
+    of_files = (*needed, "eval_regions")
+    if not options.annotations and (idle := [f"--{name}" for name in of_files if getattr(options, name)]):
+        sys.exit(f"{sys.argv[0]}: {' and '.join(idle)} go with --annotations, which are missing.")
+
+
+def most_answers(options: Options) -> int | None:
+    if options.most_answers is None and options.annotations:
+        return TWELVE_IN_ONE_TASKS.get(options.task, {}).get("num_labels")
+    return options.most_answers
 
 
 def main():
     options, arguments = parse(Options, defaults_of)
+    check(options)
     set_seed(arguments.seed)
     train, train_regions, test, test_regions = read_data(options, arguments)
-    model, labels = new_model(options, labels_of(options.task, train, options.most_answers))
+    model, labels = new_model(options, labels_of(options.task, train, most_answers(options)))
     data = prepare_task(
         options.task,
         processor_of(options.model),
@@ -166,6 +194,7 @@ def main():
     folder = Path(arguments.output_dir)
     results = {name.removeprefix("test_"): value for name, value in predicted.metrics.items()}
     predictions = data.predictions(predicted)
+    write_submission(options.task, predictions, folder)
     if predicted.label_ids is not None:
         metric = next(iter(METRICS[options.task](predictions)))
         results |= {"metric": metric, "score": results[metric], "chance": chance(options.task, predictions)}
@@ -177,7 +206,6 @@ def main():
         "composed": not options.annotations,
     }
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    write_submission(options.task, predictions, folder)
     print(f"{TASKS[options.task].title}, {'composed scenes' if results['composed'] else 'own files'}:")
     for name, value in results.items():
         print(f"  {name:<28}{value:.4f}" if isinstance(value, float) else f"  {name:<28}{value}")

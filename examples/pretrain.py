@@ -5,8 +5,9 @@
     python examples/pretrain.py                                     # on composed scenes, in minutes on two CPU cores
     python examples/pretrain.py --captions captions.json --regions STORE --model FOLDER --num_train_epochs 10
 
-1. Captions: files in the layouts of caption retrieval (Karpathy's JSON, or a line {"img_path", "sentences"} an image),
-   or {image id: caption}. Without any, scenes are composed.
+1. Captions: files of caption retrieval, Karpathy's JSON or 12-in-1's lines (`--layout coco` or `flickr30k`, which find
+   an image by its number or by the name of its file), or {image id: caption or captions} (`--layout plain`). Without
+   any, scenes are composed.
 2. Batches: `ViLBertPreTrainingCollator` masks and misaligns.
 3. Training: `ViLBertTrainer`; all of Trainer's arguments are this script's. `accelerate launch` and `torchrun` run it
    on several processes; `--streaming` reads the captions as a stream, a part for each.
@@ -17,12 +18,22 @@ The model, its processor and `zero_shot_retrieval.json` are in `--output_dir`.
 """
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset
 from scenes import scene_files
-from small_model import SceneOptions, composed, of_first_images, parse, processor_of, small_config
+from small_model import (
+    LAYOUTS,
+    SceneOptions,
+    composed,
+    of_first_images,
+    parse,
+    processor_of,
+    read_captions_of,
+    small_config,
+)
 from transformers import TrainingArguments, set_seed
 
 from modeling_vilbert import (
@@ -41,6 +52,7 @@ from modeling_vilbert.tasks import prepare_task, read_rows
 @dataclass
 class Options(SceneOptions):
     captions: list[str] = field(default_factory=list, metadata={"help": "caption files; default: composed scenes"})
+    layout: str = field(default="coco", metadata={"choices": list(LAYOUTS), "help": "of the caption files"})
     regions: list[str] = field(default_factory=list, metadata={"help": "stores of regions of their images"})
     split: str | None = field(default=None, metadata={"help": "which rows of files of several splits"})
     model: str | None = field(
@@ -81,8 +93,10 @@ def main():
     )
     set_seed(arguments.seed)
     if options.captions:
-        rows, store = read_rows("retrieval_coco", options.captions, options.split), open_regions(options.regions)
-        held_out = None
+        if not options.regions:
+            sys.exit(f"{sys.argv[0]}: --captions needs --regions, the stores of their images' regions.")
+        rows = read_captions_of(options.captions, options.layout, options.split)
+        store, held_out = open_regions(options.regions), None
     else:
         folder = composed(options, arguments)
         rows, held_out = (

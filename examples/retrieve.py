@@ -3,7 +3,8 @@
 
     pip install ".[examples]"
     python examples/pretrain.py && python examples/retrieve.py      # composed scenes, zero-shot by the alignment head
-    python examples/retrieve.py --model FOLDER --captions dataset_flickr30k.json --split test --regions STORE
+    python examples/retrieve.py --model FOLDER --captions dataset_flickr30k.json --layout flickr30k --split test \\
+        --regions STORE
     torchrun --nproc-per-node 2 examples/retrieve.py                # processes that share the pairs
 
 1. Captions and the images that they are of.
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from scenes import compose, scene_files
+from small_model import LAYOUTS, read_captions_of
 from transformers import AutoProcessor
 
 from modeling_vilbert import ImageTextScorer, ViLBertMatchingPipeline, model_loader, open_regions
@@ -72,6 +74,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("runs/pretrain"), help="default: %(default)s")
     parser.add_argument("--captions", nargs="*", default=[], help="caption files; default: composed scenes")
+    parser.add_argument("--layout", choices=LAYOUTS, default="coco", help="of the caption files; default: %(default)s")
     parser.add_argument("--regions", nargs="*", default=[], help="stores of regions of their images")
     parser.add_argument("--split", help="which rows of files of several splits")
     parser.add_argument("--scenes", type=Path, default=Path("runs/scenes"), help="folder of the composed scenes")
@@ -85,11 +88,14 @@ def main():
     if not (options.model / "config.json").is_file():
         sys.exit(f"{sys.argv[0]}: --model {options.model} holds no model. python examples/pretrain.py trains one.")
 
+    if options.captions and not options.regions:
+        parser.error("--captions needs --regions, the stores of their images' regions.")
+
     processes = PartialState(cpu=not torch.accelerator.is_available())
 
     # 1. Captions and images
     if options.captions:
-        rows, store = read_rows("retrieval_coco", options.captions, options.split), open_regions(options.regions)
+        rows, store = read_captions_of(options.captions, options.layout, options.split), open_regions(options.regions)
     else:
         sizes = {"train": options.train_scenes, "val": options.test_scenes, "test": options.test_scenes}
         with processes.main_process_first():

@@ -2,7 +2,7 @@
 """The small ViLBERT that the examples train on composed scenes, and what they all ask on the command line."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from scenes import CLASSES, FEATURE_SIZE, SOURCE, compose, word_tokenizer
 from transformers import AutoProcessor, AutoTokenizer, HfArgumentParser, TrainingArguments
 
 from modeling_vilbert import ViLBertConfig, ViLBertImageProcessor, ViLBertProcessor
+from modeling_vilbert.search import caption_rows, read_captions
+from modeling_vilbert.tasks import read_rows
 
 
 @dataclass
@@ -75,6 +77,18 @@ def of_first_images(captions: list[dict], count: int = 100) -> list[dict]:
     return [row for row in captions if row["image_id"] in images]
 
 
+# Where captions are: COCO's numbers, Flickr30k's file names, or {image id: caption or captions}.
+LAYOUTS = ("coco", "flickr30k", "plain")
+
+
+def read_captions_of(files: Sequence[str], layout: str, split: str | None = None) -> list[dict[str, Any]]:
+    """A row for each caption of one's own files."""
+    if layout != "plain":
+        return read_rows(f"retrieval_{layout}", files, split)
+    pairs = [pair for file in files for pair in caption_rows(read_captions(file))]
+    return [{"id": str(number), "image_id": image, "text": text} for number, (image, text) in enumerate(pairs)]
+
+
 def parse(options_type: type, defaults: Callable[[Any], dict[str, Any]]) -> tuple[Any, TrainingArguments]:
     """The example's options and Trainer's, both from one command line.
 
@@ -93,6 +107,11 @@ def parse(options_type: type, defaults: Callable[[Any], dict[str, Any]]) -> tupl
         options, _ = parser.parse_args_into_dataclasses(return_remaining_strings=True)
         parser = HfArgumentParser((options_type, TrainingArguments), allow_abbrev=False)
         parser.set_defaults(**{**common, **defaults(options)})
-        return parser.parse_args_into_dataclasses()
+        options, arguments = parser.parse_args_into_dataclasses()
     except ValueError as error:
         sys.exit(f"{sys.argv[0]}: {error}")
+    # Trainer looks for the last checkpoint only where this is no text.
+    words = {"true": True, "false": False}
+    resume = arguments.resume_from_checkpoint
+    arguments.resume_from_checkpoint = words.get((resume or "").lower(), resume)
+    return options, arguments

@@ -48,6 +48,8 @@ def main():
     extractor = RegionExtractor(options.backbone, Grid(options.grid, options.grid), short_side=224, long_side=448)
     if options.images:
         photos = {Path(path).stem: (path, None) for path in options.images}
+        if len(photos) < len(options.images):
+            parser.error("images: some have the same name, as their pictures in --output would.")
     else:
         photos = {name: (photo(name), boxes) for name, boxes in PHOTOS.items()}
 
@@ -56,6 +58,8 @@ def main():
         # Without boxes, one around it all.
         given = extractor(picture, boxes=[[0, 0, *picture.size]] if boxes is None else boxes, image_ids=name)
         grid = extractor(picture, image_ids=name)
+        if given.labels is None:
+            parser.error(f"--backbone {options.backbone} has no names of classes, which is what the pictures show.")
         draw(picture, given, grid).savefig(options.output / f"{name}.png", dpi=110)
         seen = ", ".join(f"{label} {probs.max():.0%}" for label, probs in zip(given.labels, given.class_probs))
         print(f"{name}: {len(given)} boxes ({seen}) and {len(grid)} cells, {grid.features.shape[1]} features each")

@@ -88,9 +88,16 @@ def similar_images(store: Mapping[str, Regions], images: Iterable[str], count: i
     Where hard negatives of retrieval come from.
     """
     names = sorted(set(images))
-    if empty := [name for name in names if len(store[name]) == 0]:
+    means, empty = [], []
+    for name in names:
+        features = store[name].features
+        if len(features):
+            means.append(features.mean(0, dtype=np.float32))
+        else:
+            empty.append(name)
+    if empty:
         raise ValueError(f"{len(empty)} of {len(names)} images have no region: {', '.join(map(repr, empty[:5]))}.")
-    means = np.stack([store[name].features.mean(0, dtype=np.float32) for name in names])
+    means = np.stack(means)
     neighbors = need("sklearn.neighbors").NearestNeighbors(n_neighbors=min(count + 1, len(names))).fit(means)
     found = neighbors.kneighbors(means, return_distance=False)
     return {name: [names[place] for place in row if names[place] != name][:count] for name, row in zip(names, found)}

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
+from transformers.utils import cached_file
 
 from .checkpoint_names_vilbert import TASK_OF_HEAD, rename
 from .configuration_vilbert import TWELVE_IN_ONE_TASKS, ViLBertConfig
@@ -143,6 +144,7 @@ def convert_state_dict(
             "Is it a checkpoint of another architecture?"
         )
 
+    select_variant(tensors, config, asked or set())
     task = select_heads(tensors, config, architecture, asked or set())
     for new, (old, tensor) in tensors.items():
         if task is not None and new.startswith(f"heads.{task}."):
@@ -165,6 +167,18 @@ def belongs(name: str, config: ViLBertConfig, architecture: str) -> bool:
     if architecture == "ViLBertForMultiTask":
         return section == "heads" and task in config.tasks
     return section == "head"
+
+
+def select_variant(tensors: dict[str, tuple[str, torch.Tensor]], config: ViLBertConfig, asked: set[str]):
+    """Write into the config what only the tensors tell: 12-in-1's code sets it while it runs, not in its files.
+
+    Fields in `asked` were set by the caller, and stay as they are.
+    """
+    tokens = tensors.get("vilbert.text_embeddings.task_embeddings.weight")
+    if tokens is not None and "num_task_tokens" not in asked:
+        config.num_task_tokens = len(tokens[1])
+    if any(".gates." in name for name in tensors) and "text_gated_vision_attention" not in asked:
+        config.text_gated_vision_attention = True
 
 
 def select_heads(
@@ -268,6 +282,31 @@ def is_original(folder: str | os.PathLike | None) -> bool:
         return False
     config = Path(folder) / "config.json"
     return config.is_file() and "text_config" not in read_json(config)
+
+
+# What `from_pretrained` takes for the Hub.
+HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+
+
+def find_original(name_or_path: str | os.PathLike, subfolder: str = "", **settings: Any) -> tuple[Path, Path] | None:
+    """The tensors and the config of a checkpoint as the original code left it, in a folder or on the Hub, or None.
+
+    `settings` are those of `from_pretrained`.
+    """
+    folder = Path(name_or_path, subfolder)
+    if Path(name_or_path).exists():
+        return (folder / "pytorch_model.bin", folder / "config.json") if is_original(folder) else None
+    hub = {name: settings[name] for name in HUB if name in settings}
+
+    def found(name: str) -> Path | None:
+        file = cached_file(name_or_path, name, subfolder=subfolder, _raise_exceptions_for_missing_entries=False, **hub)
+        return None if file is None else Path(file)
+
+    config = found("config.json")
+    if config is None or "text_config" in read_json(config):
+        return None
+    tensors = found("pytorch_model.bin")
+    return None if tensors is None else (tensors, config)
 
 
 def load_original(

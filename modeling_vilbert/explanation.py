@@ -95,7 +95,7 @@ def explain(
     ```
     """
     example, tokenizer = Example(model, inputs, task), getattr(processor, "tokenizer", processor)
-    places = example.places(regions)
+    places = example.places(regions, processor)
     with example.gradients():
         outputs = example.run(*example.embeddings(), output_attentions=True)
         target = Target.find(example, outputs, target, places, tokenizer)
@@ -223,6 +223,7 @@ def captum_forward(
         raise ValueError(f"{type(model).__name__} has no head, so that there is no target to attribute.")
 
     def forward(words: torch.Tensor, region_features: torch.Tensor) -> torch.Tensor:
-        return found.margin(found.logits(example.run(words, region_features)))
+        with example.unfrozen():
+            return found.margin(found.logits(example.run(words, region_features)))
 
     return forward, tuple(value.detach() for value in example.embeddings())

@@ -238,6 +238,8 @@ class Explanation:
         own = (0, self._item) if example.region_groups else (0,)
         stays |= ~mask[own][: len(regions)].bool().cpu().numpy()
         candidates = np.flatnonzero(~stays)
+        if len(candidates) < 2:
+            raise ValueError(f"inputs must have at least two regions that can be hidden, got {len(candidates)}.")
         if not 1 <= k < len(candidates):
             raise ValueError(f"k must be within 1 to {len(candidates) - 1}, fewer than the regions, got {k!r}.")
         if draws < 1:

@@ -43,18 +43,18 @@ class Places:
     image_size: tuple[float, float]
 
     @classmethod
-    def of(cls, record: Any, locations: np.ndarray, real: np.ndarray) -> "Places":
-        """Of the record that an image's inputs were made of: their locations [R', S], and which are no padding [R']."""
+    def of(cls, record: Any, locations: np.ndarray, real: np.ndarray, whole_image: bool = True) -> "Places":
+        """Of the record that an image's inputs were made of: their locations [R', S], and which are no padding [R'].
+
+        `whole_image`: whether it is thought to be region 0; boxes that do not fit say that it is not.
+        """
         record = check_record(record)
         count = int(np.flatnonzero(real).max(initial=-1)) + 1
-        expected = record.locations()
-        for in_front in (1, 0):
+        expected = record.locations()[:, :4]
+        for in_front in (1, 0) if whole_image else (0, 1):
             kept = best_regions(record, max(count - in_front, 0))
-            rows = np.concatenate([[[0, 0, 1, 1, 1]] * in_front, expected[kept]]) if in_front else expected[kept]
-            same = len(rows) == count
-            if same and locations.shape[1] == rows.shape[1]:
-                same = np.abs(rows - locations[:count]).max(initial=0) <= ROUNDING
-            if same:
+            rows = np.concatenate([[[0, 0, 1, 1]] * in_front, expected[kept]]) if in_front else expected[kept]
+            if len(rows) == count and np.abs(rows - locations[:count, :4]).max(initial=0) <= ROUNDING:
                 break
         else:
             raise ValueError(
@@ -64,8 +64,10 @@ class Places:
         labels = [None] * len(record) if record.labels is None else record.labels
         names = [None if labels[row] is None else str(labels[row]) for row in kept]
         is_global = np.zeros(count, bool)
-        is_global[:1] = np.allclose(rows[:1, :4], [0, 0, 1, 1], atol=ROUNDING)
-        return cls(rows[:, :4].clip(0, 1), [None] * in_front + names, is_global, record.image_size)
+        # Regions that are all of the whole image have lost their boxes.
+        lost = count > 1 and np.allclose(rows, rows[:1])
+        is_global[:1] = in_front or (np.allclose(rows[:1], [0, 0, 1, 1], atol=ROUNDING) and not lost)
+        return cls(rows.clip(0, 1), [None] * in_front + names, is_global, record.image_size)
 
     def name(self, row: int) -> str:
         if self.is_global[row]:
@@ -99,7 +101,8 @@ class Example:
         # By name, since code that came with a checkpoint has classes of its own.
         if getattr(getattr(model, "config", None), "model_type", None) != ViLBertConfig.model_type:
             raise ValueError(f"model must be a ViLBERT model, got {type(model).__name__}.")
-        self.model, self.trunk, self.task = model, model.base_model, task
+        # Not base_model, which PEFT calls something else.
+        self.model, self.trunk, self.task = model, getattr(model, "vilbert", model), task
         self.kind = self._kind()
         if not hasattr(inputs, "keys"):
             raise ValueError(
@@ -145,15 +148,20 @@ class Example:
                 )
 
     @contextmanager
-    def gradients(self) -> Iterator[None]:
-        """Dropout is off and gradients are on, also those of frozen layers; after it, the model is as before."""
+    def unfrozen(self) -> Iterator[None]:
+        """Gradients pass frozen layers; after it, the model is as before."""
         encoder = self.trunk.encoder
         frozen, encoder.frozen = encoder.frozen, set()
         try:
-            with evaluating(self.model), torch.inference_mode(False), torch.enable_grad():
-                yield
+            yield
         finally:
             encoder.frozen = frozen
+
+    @contextmanager
+    def gradients(self) -> Iterator[None]:
+        """Dropout is off and gradients are on, also those of frozen layers; after it, the model is as before."""
+        with self.unfrozen(), evaluating(self.model), torch.inference_mode(False), torch.enable_grad():
+            yield
 
     def embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """What the two streams begin with and gradients can reach: [1, (G,) T, D] and region_features."""
@@ -193,8 +201,9 @@ class Example:
         mask = self.tensors.get("region_attention_mask")
         return torch.ones_like(self.tensors["region_locations"][..., 0]).long() if mask is None else mask
 
-    def places(self, regions: Any) -> list[Places]:
-        """Of every image of the example."""
+    def places(self, regions: Any, processor: Any = None) -> list[Places]:
+        """Of every image of the example. A processor knows whether it puts the whole image in front."""
+        whole_image = getattr(getattr(processor, "image_processor", None), "add_global_region", True)
         records = list(flat(regions)) if isinstance(regions, Sequence) else [regions]
         locations = self.tensors["region_locations"].float().cpu().numpy()
         # A region that was masked by hand is still there; padding has no place.
@@ -204,7 +213,7 @@ class Example:
             raise ValueError(
                 f"regions must be one record for each of the {len(locations)} images in inputs, got {len(records)}."
             )
-        return [Places.of(*one) for one in zip(records, locations, real)]
+        return [Places.of(*one, whole_image) for one in zip(records, locations, real)]
 
     def bare_places(self) -> list[Places]:
         """The same where no record is at hand."""
@@ -332,7 +341,8 @@ class Target:
 
     @classmethod
     def _word(cls, example: Example, outputs: ModelOutput, wanted: Sequence, tokenizer: Any) -> "Target":
-        count = outputs.prediction_logits.shape[1] - example.has_task_token
+        names, _ = example.words(0)
+        count = len(names) - example.has_task_token
         position, token = (as_index(wanted[0]), wanted[1]) if len(wanted) == 2 else (None, None)
         if position is None or not 0 <= position < count:
             raise ValueError(

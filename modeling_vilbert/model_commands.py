@@ -5,16 +5,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedModel
 
 from .configuration_vilbert import ViLBertConfig
-from .conversion_vilbert import load_original
+from .conversion_vilbert import is_original, load_original
 from .explanation import explain
 from .explanation_page import check_page_path, embedded_picture, write_page
 from .explanation_record import Explanation
 from .export import SUFFIXES, checked_path, export_onnx, export_torch, greatest_difference, replacing
-from .heads_vilbert import ViLBertForMultiTask, ViLBertTaskModel
+from .heads_vilbert import ViLBertForMultiTask, ViLBertTaskModel, check_task_token
 from .image_processing_vilbert import ViLBertImageProcessor, check_features
 from .modeling_vilbert import ViLBertModel
 from .optional_packages import need
@@ -86,13 +88,14 @@ def add_answer(commands: argparse._SubParsersAction):
         description="Print the best answers to a question about an image, with their scores.",
     )
     add_pair_options(parser, "question")
+    add_head_options(parser)
     parser.add_argument("--top-k", type=int, default=5, metavar="N", help="answers to print; default: %(default)s")
     add_store_options(parser)
     parser.set_defaults(run=answer)
 
 
 def answer(options: argparse.Namespace):
-    pipe, regions = read_pair(ViLBertQuestionAnsweringPipeline, options)
+    pipe, regions, _ = read_pair(ViLBertQuestionAnsweringPipeline, options)
     for found in pipe(image=regions, question=options.question, top_k=options.top_k):
         print(f"{found['score']:.4f}  {found['answer']}")
 
@@ -104,6 +107,7 @@ def add_ground(commands: argparse._SubParsersAction):
         description="Print the box of the region that a phrase means, in pixels, and draw it on the image.",
     )
     add_pair_options(parser, "phrase")
+    add_head_options(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="picture to write")
     add_store_options(parser)
     parser.set_defaults(run=ground)
@@ -112,9 +116,9 @@ def add_ground(commands: argparse._SubParsersAction):
 def ground(options: argparse.Namespace):
     if options.output.suffix.lower() != ".png":
         raise ValueError(f"--output must end in .png, got {options.output}.")
-    pipe, regions = read_pair(ViLBertGroundingPipeline, options)
+    pipe, regions, picture = read_pair(ViLBertGroundingPipeline, options)
     found = pipe(image=regions, text=options.phrase)
-    draw_box(regions, found["box"], options.image if Path(options.image).is_file() else None, options.output)
+    draw_box(regions, found["box"], picture, options.output)
     print(f"box      {' '.join(f'{side:.1f}' for side in found['box'])}  (x1 y1 x2 y2, of {regions.image_size})")
     print(f"score    {found['score']:.4f}")
     if found["label"] is not None:
@@ -180,6 +184,7 @@ def add_explain(commands: argparse._SubParsersAction):
     parser.add_argument("--output", type=Path, required=True, metavar="HTML", help="page to write")
     parser.add_argument("--target", help="answer, or number of a region, to explain; default: what the model says")
     parser.add_argument("--task", metavar="NAME", help="of a model of many tasks, which head")
+    add_task_token(parser)
     add_store_options(parser)
     parser.set_defaults(run=run_explain)
 
@@ -188,13 +193,13 @@ def run_explain(options: argparse.Namespace):
     if options.output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output must end in .html, got {options.output}.")
     check_page_path(options.output)
-    processor, regions = read_regions(options)
-    picture = open_image(options.image) if Path(options.image).is_file() else None
-    if picture is not None:
-        check_picture(picture.size, regions)
+    processor, regions, picture = read_regions(options)
     model = read_model(options.model)
     check_features(regions, model.config)
     inputs = processor(images=regions, text=options.text, return_tensors="pt")
+    if options.task_token is not None:
+        check_task_token(model.config, options.task_token)
+        inputs["task_ids"] = torch.tensor([options.task_token])
 
     def explained(target: str | int | None) -> Explanation:
         return explain(model, inputs, regions, target, processor=processor, task=options.task)
@@ -232,7 +237,11 @@ def check_picture(size: tuple[int, int], regions: Regions):
 
 
 def read_model(folder: Path, **options) -> PreTrainedModel:
-    names = ViLBertConfig.from_pretrained(folder).architectures or [ViLBertModel.__name__]
+    names = ViLBertConfig.from_pretrained(folder).architectures
+    if not names and is_original(folder):
+        conversion = load_original(folder / "pytorch_model.bin", folder / "config.json")
+        return MODEL_CLASSES[conversion.architecture].from_conversion(conversion, **options).eval()
+    names = names or [ViLBertModel.__name__]
     if names[0] not in MODEL_CLASSES:
         raise ValueError(f"--model {folder} holds a {names[0]}; known are {', '.join(MODEL_CLASSES)}.")
     return MODEL_CLASSES[names[0]].from_pretrained(folder, **options).eval()
@@ -250,16 +259,28 @@ def add_pair_options(parser: argparse.ArgumentParser, words: str):
     )
 
 
-def read_pair(pipeline_class: type[ViLBertPipeline], options: argparse.Namespace) -> tuple[ViLBertPipeline, Regions]:
-    """The pipeline of `--model`, and the regions of the image."""
-    processor, regions = read_regions(options)
-    return pipeline_class(model_loader(pipeline_class).from_pretrained(options.model), processor), regions
+def add_head_options(parser: argparse.ArgumentParser):
+    parser.add_argument("--head", metavar="NAME", help="of a model of many tasks, which; default: the usual one")
+    add_task_token(parser)
 
 
-def read_regions(options: argparse.Namespace) -> tuple[ViLBertProcessor, Regions]:
-    """The processor of `--model`, and the regions of the image."""
+def add_task_token(parser: argparse.ArgumentParser):
+    parser.add_argument("--task-token", type=int, metavar="N", help="of a model with task tokens; default: the head's")
+
+
+def read_pair(
+    pipeline_class: type[ViLBertPipeline], options: argparse.Namespace
+) -> tuple[ViLBertPipeline, Regions, Any]:
+    """The pipeline of `--model`, the regions of the image, and the image as a PIL image if it is a file."""
+    processor, regions, picture = read_regions(options)
+    model = model_loader(pipeline_class).from_pretrained(options.model)
+    return pipeline_class(model, processor, head=options.head, task_token=options.task_token), regions, picture
+
+
+def read_regions(options: argparse.Namespace) -> tuple[ViLBertProcessor, Regions, Any]:
+    """The processor of `--model`, the regions of the image, and the image as a PIL image if it is a file."""
     folder = model_folder(options)
-    processor = AutoProcessor.from_pretrained(folder)
+    processor, is_file = AutoProcessor.from_pretrained(folder), Path(options.image).is_file()
     if options.regions is not None:
         sizes = read_image_sizes(options.image_sizes)
         store = open_regions(options.regions, options.format, options.missing_boxes, sizes)
@@ -268,6 +289,8 @@ def read_regions(options: argparse.Namespace) -> tuple[ViLBertProcessor, Regions
             raise ValueError(
                 f"--regions {options.regions} has no image {options.image!r}; it has {list(store)[:3]}, ..."
             )
+        if name != options.image and not is_file:
+            raise ValueError(f"There is no file {options.image}. For its regions alone, give the id {name!r}.")
         regions = store[name]
     elif processor.region_extractor is None:
         raise ValueError(
@@ -276,17 +299,20 @@ def read_regions(options: argparse.Namespace) -> tuple[ViLBertProcessor, Regions
         )
     else:
         regions = processor.to_regions(options.image)
-    return processor, regions
+    picture = open_image(options.image) if is_file else None
+    if picture is not None:
+        check_picture(picture.size, regions)
+    return processor, regions, picture
 
 
-def draw_box(regions: Regions, box: Sequence[float], picture: str | None, output: Path):
-    """Draw a box on its picture, or, without one, on white between the other regions' boxes."""
+def draw_box(regions: Regions, box: Sequence[float], picture: Any, output: Path):
+    """Draw a box on a PIL image, or, without one, on white between the other regions' boxes."""
     width, height = regions.image_size
     if picture is None:
         scale = 640 / max(width, height)
         canvas = need("PIL.Image").new("RGB", (round(width * scale) or 1, round(height * scale) or 1), "white")
     else:
-        canvas = open_image(picture)
+        canvas = picture.copy()
     pen = need("PIL.ImageDraw").Draw(canvas)
     # Boxes may be shares of an image whose size nobody stored, and a picture may be a smaller copy.
     scales = (canvas.width / width, canvas.height / height) * 2

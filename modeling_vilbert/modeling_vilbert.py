@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_vilbert import ViLBertConfig, ViLBertVisionConfig
-from .conversion_vilbert import Conversion, is_original, load_original
+from .conversion_vilbert import HUB, Conversion, find_original, load_original
 from .layers_vilbert import (
     AttentionMasks,
     Count,
@@ -264,18 +264,21 @@ class ViLBertPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
-        """`PreTrainedModel.from_pretrained`, which also takes a folder as the original code left it.
+        """`PreTrainedModel.from_pretrained`, which also takes a folder, or a repository, as the original code left it.
 
-        Such a folder holds `pytorch_model.bin` under the original names (of vilbert_beta, 12-in-1, VOLTA or MMF, also
+        Such a one holds `pytorch_model.bin` under the original names (of vilbert_beta, 12-in-1, VOLTA or MMF, also
         behind `module.` or `model.`) and `config.json` with the original's fields. Its head sets the number of labels
         and the kind of classifier; for labels of your own give `num_labels` (or `id2label`) and
         `ignore_mismatched_sizes=True`. What `save_pretrained` then writes has today's names.
         """
-        folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
-        if kwargs.get("state_dict") is not None or pretrained_model_name_or_path is None or not is_original(folder):
+        original = None
+        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
+            subfolder = kwargs.get("subfolder") or ""
+            original = find_original(pretrained_model_name_or_path, **{**kwargs, "subfolder": subfolder})
+        if original is None:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
-        kwargs.pop("subfolder", None)
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("subfolder", *HUB)}
         given = kwargs.pop("config", None)
         if isinstance(given, (str, os.PathLike)):
             given = ViLBertConfig.from_pretrained(given)
@@ -284,7 +287,7 @@ class ViLBertPreTrainedModel(PreTrainedModel):
         overrides = given.to_diff_dict() if given is not None else {}
         names = [name for name in kwargs if hasattr(ViLBertConfig, name) and name != "dtype"]
         overrides.update((name, kwargs.pop(name)) for name in names)
-        conversion = load_original(folder / "pytorch_model.bin", folder / "config.json", cls.__name__, **overrides)
+        conversion = load_original(*original, cls.__name__, **overrides)
         return cls.from_conversion(conversion, *args, **kwargs)
 
     @classmethod

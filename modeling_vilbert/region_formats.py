@@ -85,7 +85,16 @@ def _vinvl(values: list[str]) -> dict[str, Any]:
         content = json.loads(fields.pop("json"))
     except ValueError as error:
         raise FieldError("json", f"it is no JSON ({error}); has the line been cut?") from error
-    objects = content["objects"] if isinstance(content, dict) else content
+    if isinstance(content, dict) and "objects" not in content and "num_boxes" in content:
+        # As Oscar's captioning reads them: shares of the image stand behind the features.
+        features = decoded("features", content["features"])
+        if not content["num_boxes"] or features.size % content["num_boxes"]:
+            raise FieldError("features", f"{features.size} numbers are not those of {content['num_boxes']} regions.")
+        features = features.reshape(content["num_boxes"], -1)
+        return {**fields, "features": features[:, :-6].copy(), "normalized_boxes": features[:, -6:]}
+    objects = content.get("objects") if isinstance(content, dict) else content
+    if not objects:
+        raise FieldError("objects", "there are none.")
     for side in ("image_w", "image_h"):
         if isinstance(content, dict) and side in content:
             fields[side] = content[side]

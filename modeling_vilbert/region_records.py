@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
 from .regions_vilbert import Regions
+
+
+logger = logging.get_logger(__name__)
 
 
 # Field of a record -> the names it has in the feature files of the field.
@@ -158,7 +162,14 @@ def to_regions(
         # The Transformers detector in MMF's layout keeps one probability of each region there.
         fields["scores"], fields["class_probs"] = fields["class_probs"], None
 
-    size = _image_size(fields, image_size) or fields["resized_size"]
+    size = _image_size(fields, image_size)
+    if size is None and fields["resized_size"] is not None:
+        size = fields["resized_size"]
+        if boxes is not None:
+            logger.warning_once(
+                "The records hold the size that their detector saw, which may not be that of the image, whose pixels "
+                "their boxes are in: give image_sizes={id: (width, height), ...} to be sure of the places of regions."
+            )
     if size is None and boxes is None and unit_square:
         size = (1, 1)
     if size is None:

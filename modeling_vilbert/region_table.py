@@ -170,19 +170,20 @@ class RegionWriter:
 
     def _write_shard(self):
         pyarrow = need("pyarrow")
-        records, self._waiting = self._waiting, []
-        if self._schema is None:
-            self._schema = _schema(records, self.dtype)
+        records = self._waiting
+        schema = _schema(records, self.dtype) if self._schema is None else self._schema
         path = self.partial / f"data-{self._shards:05d}.arrow"
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         with open(unfinished, "wb") as file:
-            with pyarrow.ipc.new_stream(file, self._schema) as stream:
+            with pyarrow.ipc.new_stream(file, schema) as stream:
                 for start in range(0, len(records), RECORDS_PER_BATCH):
-                    stream.write_batch(_batch(records[start : start + RECORDS_PER_BATCH], self._schema))
+                    stream.write_batch(_batch(records[start : start + RECORDS_PER_BATCH], schema))
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
         _sync(self.partial)
+        # Not before: records of a shard that could not be written are not lost without a word.
+        self._waiting, self._schema = [], schema
         self._shards += 1
 
 

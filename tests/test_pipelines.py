@@ -587,6 +587,10 @@ def test_regions_of_a_store(image, saved, tmp_path, monkeypatch, capsys):
         ({"--model": "nowhere"}, "--model nowhere is not the folder of a saved model"),
         ({"--regions": "store", "image": "9"}, "--regions store has no image '9'"),
         ({"--regions": "nowhere", "image": "7"}, "nowhere does not exist"),
+        ({"--regions": "store", "image": "wrong/7.png"}, "There is no file wrong/7.png. .* give the id '7'"),
+        ({"--regions": "store", "image": "7.png"}, "The image is of 48 x 10 pixels, its regions are of"),
+        ({"--regions": "store", "image": "7", "--head": "vqa"}, "head is for ViLBertForMultiTask"),
+        ({"--regions": "store", "image": "7", "--task-token": "3"}, "task_token must be None"),
         ({"--regions": "store", "image": "7", "--output": "b.gif"}, "--output must end in .png"),
         ({"--regions": "store", "image": "7", "command": "answer", "--output": None}, "holds a ViLBertForVisualGr"),
     ],
@@ -594,6 +598,7 @@ def test_regions_of_a_store(image, saved, tmp_path, monkeypatch, capsys):
 def test_commands_say_what_is_wrong(change, message, saved, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     picture().save("a.png")
+    picture().resize((48, 10)).save("7.png")
     write_regions([record(image_id="7")], "store")
     folder = saved(new_model(ViLBertForVisualGrounding), extractor=False)
     options = {"command": "ground", "image": "a.png", "--model": str(folder), "--output": "b.png", **change}
@@ -601,8 +606,8 @@ def test_commands_say_what_is_wrong(change, message, saved, tmp_path, monkeypatc
     capsys.readouterr()
     arguments = [word for name, value in options.items() if value is not None for word in (name, value)]
     assert main([command, image, "red", *arguments]) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and re.search(message, said)
+    said = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("vilbert: ") for line in said) == 1 and re.search(message, said[-1])
 
 
 def test_the_page_about_own_features_names_every_format():

@@ -30,6 +30,7 @@ from modeling_vilbert.regions import (
     RecordError,
     Regions,
     RegionStack,
+    RegionWriter,
     convert_regions,
     inspect_regions,
     join_regions,
@@ -496,6 +497,51 @@ def test_an_image_may_be_called_full(tmp_path):
 def test_the_given_size_counts_where_the_detectors_own_is_stored(tmp_path):
     store = open_regions(write_mmf_frcnn_npy(tmp_path, make_records()), image_sizes=dict.fromkeys(IDS, (90, 70)))
     assert store["42"].image_size == (90, 70)
+
+
+def test_a_size_that_may_not_be_the_images_is_said(tmp_path, caplog):
+    store = open_regions(write_mmf_frcnn_npy(tmp_path, make_records()))
+    import transformers
+
+    transformers.utils.logging.enable_propagation()
+    transformers.utils.logging.warning_once.cache_clear()
+    try:
+        assert store["42"].image_size == (WIDTH, HEIGHT) and "give image_sizes=" in caplog.text
+    finally:
+        transformers.utils.logging.disable_propagation()
+
+
+def test_vinvl_as_captioning_reads_it(tmp_path):
+    records, rows = make_records(), []
+    for r in records:
+        features = np.concatenate([r["features"], shares(r)], 1)
+        rows.append([r["image_id"], json.dumps({"num_boxes": len(features), "features": b64(features)})])
+    sizes = dict.fromkeys(IDS, (WIDTH, HEIGHT))
+    store = open_regions(tsv(tmp_path, rows, "features.tsv"), image_sizes=sizes)
+    for r in records:
+        check(store[r["image_id"]], r, ())
+    for content, named in (({"num_boxes": 5, "features": b64(np.ones(7))}, "7 numbers are not those of 5 regions"),
+                           ({"objects": []}, "field objects: there are none")):  # fmt: skip
+        path = tsv(tmp_path, [rows[0], ["1", json.dumps(content)]], "bad.tsv")
+        with pytest.raises(RecordError, match=named):
+            open_regions(path, image_sizes=sizes)["1"]
+
+
+def test_a_shard_that_cannot_be_written_is_not_lost_without_a_word(tmp_path):
+    """Who goes on after the error gets it again, and no store that lacks a record."""
+
+    def regions(name: str, classes: int) -> Regions:
+        probs = np.full((1, classes), 1 / classes)
+        return Regions([[0, 0, 9, 9]], np.ones((1, 3)), (9, 9), image_id=name, class_probs=probs)
+
+    writer = RegionWriter(tmp_path / "store", records_per_shard=1)
+    writer.write(regions("a", 2))
+    for name, classes in (("b", 3), ("c", 2)):
+        with pytest.raises(ValueError, match="class_probs"):
+            writer.write(regions(name, classes))
+    with pytest.raises(ValueError, match="class_probs"):
+        writer.close()
+    assert not (tmp_path / "store").exists()
 
 
 def test_vinvl_boxes_in_an_lmdb_of_mmf(tmp_path):
@@ -1115,6 +1161,9 @@ def test_a_stack_has_the_regions_of_all_its_stores(tmp_path):
             stack[missing]
     assert list(pickle.loads(pickle.dumps(stack))) == list(stack)
     assert "RegionStack" in repr(stack) and "2 records" in repr(stack)
+    write_regions([Regions([[0, 0, 9, 9]], np.ones((1, 3)), (9, 9), image_id="x")], tmp_path / "other")
+    with pytest.raises(ValueError, match="stores have no image in common: "):
+        open_regions([paths[0], tmp_path / "other"])
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
