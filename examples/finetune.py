@@ -13,6 +13,7 @@
 2. Training: `ViLBertTrainer` with what the papers used for the task; all of Trainer's arguments are this script's.
 3. The task's own metrics on `--eval_annotations`, or on composed scenes with combinations that training never had;
    `--text_only` trains and evaluates without the images, to see what the words give away.
+   `--evaluate_only` measures `--model` as it is.
 4. In `--output_dir`: the model, its processor, `results.json`, and the submission file of a task that has one.
 """
 
@@ -27,7 +28,7 @@ from scenes import scene_files
 from small_model import SceneOptions, composed, of_first_images, parse, processor_of, small_config
 from transformers import AutoConfig, TrainingArguments, set_seed
 
-from modeling_vilbert import ViLBertTrainer, open_regions
+from modeling_vilbert import ViLBertForMultiTask, ViLBertTrainer, open_regions
 from modeling_vilbert.annotations import CLASS_NAMES
 from modeling_vilbert.configuration_vilbert import TWELVE_IN_ONE_TASKS
 from modeling_vilbert.metrics import METRICS, Predictions
@@ -61,6 +62,7 @@ class Options(SceneOptions):
         default=None, metadata={"help": "of the head; default: as in 12-in-1, 1e-4 (composed scenes: see the code)"}
     )
     text_only: bool = field(default=False, metadata={"help": "show nothing of the images"})
+    evaluate_only: bool = field(default=False, metadata={"help": "train nothing: evaluate --model as it is"})
 
 
 def defaults_of(options: Options) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def defaults_of(options: Options) -> dict[str, Any]:
             "learning_rate": row.learning_rate,
             "num_train_epochs": row.epochs,
             "per_device_train_batch_size": row.batch_size,
+            "adam_epsilon": 1e-6,
         }
     slow = options.task in SLOW_TO_LEARN
     return output | {
@@ -87,7 +90,8 @@ def head_learning_rate(options: Options) -> float | None:
     if options.head_learning_rate is not None:
         return options.head_learning_rate
     if options.annotations:
-        return 1e-4
+        # The original's rule is for classifiers; the score of a region is none.
+        return None if TASKS[options.task].head == "grounding" else 1e-4
     return 3e-3 if options.task in SLOW_TO_LEARN else None
 
 
@@ -120,6 +124,17 @@ def new_model(options: Options, labels: list[str] | None) -> tuple[Any, list[str
     fields = {"id2label": dict(enumerate(labels or ["score"]))}
     if options.model is None:
         return model_class(small_config(**fields)), labels
+    if "ViLBertForMultiTask" in (config.architectures or ()):
+        rows = {name: row for name, row in config.tasks.items() if row["head"] == TASKS[options.task].head}
+        like = [name for name, row in rows.items() if row.get("num_labels", 1) == len(fields["id2label"])]
+        own = options.task in like or "id2label" in rows.get(options.task, {})
+        if own or like:
+            name = options.task if own else like[0]
+            model = ViLBertForMultiTask.from_pretrained(options.model).as_task_model(name)
+            if "id2label" in rows[name] and labels is not None:
+                return model, list(model.config.id2label.values())
+            model.config.id2label = fields["id2label"]
+            return model, labels
     return model_class.from_pretrained(options.model, ignore_mismatched_sizes=True, **fields), labels
 
 
@@ -146,6 +161,8 @@ def check(options: Options):
     needed = ("eval_annotations", "regions")
     if options.annotations and (missing := [f"--{name}" for name in needed if not getattr(options, name)]):
         sys.exit(f"{sys.argv[0]}: --annotations needs {' and '.join(missing)}.")
+    if options.evaluate_only and options.model is None:
+        sys.exit(f"{sys.argv[0]}: --evaluate_only needs --model, which is evaluated.")
     of_files = (*needed, "eval_regions")
     if not options.annotations and (idle := [f"--{name}" for name in of_files if getattr(options, name)]):
         sys.exit(f"{sys.argv[0]}: {' and '.join(idle)} go with --annotations, which are missing.")
@@ -174,6 +191,7 @@ def main():
         blind=options.text_only,
         by_length=arguments.train_sampling_strategy == "group_by_length",
         seed=arguments.seed,
+        task_token=TASKS[options.task].task_token if model.config.num_task_tokens else None,
     )
     trainer = ViLBertTrainer(
         model,
@@ -185,8 +203,9 @@ def main():
         compute_metrics=data.compute_metrics,
         head_learning_rate=head_learning_rate(options),
     )
-    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
-    trainer.save_model()
+    if not options.evaluate_only:
+        trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+        trainer.save_model()
 
     predicted = trainer.predict(data.evaluation, metric_key_prefix="test")
     if not trainer.is_world_process_zero():

@@ -3,7 +3,7 @@
 
     pip install ".[examples]"
     python examples/pretrain.py                                     # on composed scenes, in minutes on two CPU cores
-    python examples/pretrain.py --captions captions.json --regions STORE --model FOLDER --num_train_epochs 10
+    python examples/pretrain.py --captions captions.json --regions STORE --text_model bert-base-uncased
 
 1. Captions: files of caption retrieval, Karpathy's JSON or 12-in-1's lines (`--layout coco` or `flickr30k`, which find
    an image by its number or by the name of its file), or {image id: caption or captions} (`--layout plain`). Without
@@ -21,6 +21,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from scenes import scene_files
@@ -81,16 +82,16 @@ def new_model(options: Options, regions: Regions) -> ViLBertForPreTraining:
     return ViLBertForPreTraining(small_config(use_coattention=options.coattention, **fields))
 
 
+def defaults_of(options: Options) -> dict[str, Any]:
+    """Trainer's arguments: the paper's for real captions (8 GPUs of 64), others for a small model and a short run."""
+    common = {"output_dir": "runs/pretrain", "per_device_train_batch_size": 64}
+    if options.captions:
+        return common | {"num_train_epochs": 10, "learning_rate": 1e-4, "adam_beta2": 0.98, "adam_epsilon": 1e-6}
+    return common | {"max_steps": 1500, "learning_rate": 1e-3}
+
+
 def main():
-    options, arguments = parse(
-        Options,
-        lambda options: {
-            "output_dir": "runs/pretrain",
-            "max_steps": 1500,
-            "per_device_train_batch_size": 64,
-            "learning_rate": 1e-3,
-        },
-    )
+    options, arguments = parse(Options, defaults_of)
     set_seed(arguments.seed)
     if options.captions:
         if not options.regions:

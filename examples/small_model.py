@@ -85,6 +85,8 @@ def read_captions_of(files: Sequence[str], layout: str, split: str | None = None
     """A row for each caption of one's own files."""
     if layout != "plain":
         return read_rows(f"retrieval_{layout}", files, split)
+    if split is not None:
+        sys.exit(f"{sys.argv[0]}: --split is of files of several splits, and those of --layout plain have none.")
     pairs = [pair for file in files for pair in caption_rows(read_captions(file))]
     return [{"id": str(number), "image_id": image, "text": text} for number, (image, text) in enumerate(pairs)]
 

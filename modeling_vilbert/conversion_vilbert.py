@@ -9,6 +9,7 @@ Reading order: `convert_state_dict` and what it does in turn, reading files and 
 import json
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -310,7 +311,11 @@ def find_original(name_or_path: str | os.PathLike, subfolder: str = "", **settin
 
 
 def load_original(
-    checkpoint: str | os.PathLike, config: str | os.PathLike, architecture: str | None = None, **overrides: Any
+    checkpoint: str | os.PathLike,
+    config: str | os.PathLike,
+    architecture: str | None = None,
+    asked: Collection[str] = (),
+    **overrides: Any,
 ) -> Conversion:
     """Read a checkpoint of one of the families and its config, for one of our classes.
 
@@ -318,6 +323,7 @@ def load_original(
         checkpoint: the file of tensors.
         config: the JSON file with the family's own fields.
         architecture: name of the class. Default: the one that takes most of the checkpoint.
+        asked: fields of the config that stay as the file or `overrides` have them, whatever the tensors tell.
         **overrides: further fields of `ViLBertConfig`.
     """
     fields = read_json(Path(config))
@@ -335,7 +341,7 @@ def load_original(
             overrides[stream] = {**fields[stream], **overrides.get(stream, {})}
         config = ViLBertConfig.from_dict({**fields, **overrides})
     architecture = architecture or natural_architecture(state_dict, config, layers)
-    return convert_state_dict(state_dict, config, architecture, layers, set(overrides))
+    return convert_state_dict(state_dict, config, architecture, layers, {*overrides, *asked})
 
 
 def changed_fields(overrides: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
@@ -387,7 +393,8 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
     except Exception as error:
         if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ValueError(
-                f"{file} is not opened, since it holds {foreign[1]}: only tensors and plain containers are read."
+                f"{file} is not opened, since it holds {foreign[1]}: only tensors and plain containers are read. Of a "
+                "run's files take those of the weights alone (pytorch_model_*.bin), not those to resume it from."
             ) from error
         raise ValueError(
             f"{file} cannot be read as a PyTorch checkpoint: it is cut short, damaged or of another kind "

@@ -324,6 +324,7 @@ class ViLBertTaskCollator(SampleDraws):
         max_tokens: longer texts are cut, of a pair the longer first.
         blind: show nothing of the images (features and locations are 0): what does the text alone give away?
         seed: of all draws.
+        task_token: of each example, for a model with task tokens (`task_ids`).
 
     Raises:
         ValueError: (in a call) if a box is none of the image's regions, a label is unknown, or examples have unequally
@@ -352,9 +353,11 @@ class ViLBertTaskCollator(SampleDraws):
         max_tokens: int = 512,
         blind: bool = False,
         seed: int = 0,
+        task_token: int | None = None,
     ):
         super().__init__(seed)
         self.processor, self.label2id, self.max_tokens, self.blind = processor, label2id, max_tokens, blind
+        self.task_token = task_token
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
         examples = [self._with_drawn_choices(one) if one.get("drawn_choices") else one for one in examples]
@@ -363,6 +366,8 @@ class ViLBertTaskCollator(SampleDraws):
         if self.blind:
             batch["region_features"].zero_()
             batch["region_locations"].zero_()
+        if self.task_token is not None:
+            batch["task_ids"] = torch.full((len(examples),), self.task_token)
         columns = examples[0].keys()
         if "focus" in columns:
             batch["co_attention_mask"] = self._focus(examples, batch)

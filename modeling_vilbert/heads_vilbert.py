@@ -8,6 +8,7 @@ Reading order: losses, fusion, heads, the models of one task, the model of many 
 Shapes: B batch, G images or choices of an example, T tokens, R regions, F feature size, P pooled size, L labels.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -607,3 +608,37 @@ class ViLBertForMultiTask(ViLBertPreTrainedModel):
                 )
             inputs["task_ids"] = torch.full(words.shape[:1], self.config.tasks[task]["task_token"], device=words.device)
         return run_head(self.vilbert, self.heads[task], inputs, labels, **kwargs)
+
+    def as_task_model(self, task: str) -> ViLBertTaskModel:
+        """A model of one of the tasks alone. It shares its weights with this one: the trunk, and the head of that task.
+
+        In a model with task tokens its `task_ids` have to be given; they are those of the task's `task_token`.
+
+        Raises:
+            ValueError: if the task is unknown.
+
+        Example:
+
+        ```python
+        >>> from modeling_vilbert import ViLBertConfig, ViLBertForMultiTask
+        >>> small = {"num_hidden_layers": 1}
+        >>> config = ViLBertConfig(text_config=small, vision_config=small, tasks=["vqa", "grounding"])
+        >>> model = ViLBertForMultiTask(config)
+        >>> type(model.as_task_model("grounding")).__name__
+        'ViLBertForVisualGrounding'
+
+        ```
+        """
+        if task not in self.config.tasks:
+            raise ValueError(f"task must be one of {list(self.config.tasks)}, got {task!r}.")
+        row, config = self.config.tasks[task], copy.deepcopy(self.config)
+        names = row.get("id2label", {})
+        labels = range(row.get("num_labels", 1))
+        # Keys of JSON are text.
+        config.id2label = {label: names.get(label, names.get(str(label), f"LABEL_{label}")) for label in labels}
+        config.label2id = {name: label for label, name in config.id2label.items()}
+        (model_class,) = (one for one in ViLBertTaskModel.__subclasses__() if one.head_type == row["head"])
+        with torch.device("meta"):
+            model = model_class(config)
+        model.vilbert, model.head = self.vilbert, self.heads[task]
+        return model.train(self.training)

@@ -2,6 +2,8 @@
 """Commands of `vilbert` that convert, ask, explain and export models."""
 
 import argparse
+import json
+import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedModel
 
 from .configuration_vilbert import ViLBertConfig
-from .conversion_vilbert import is_original, load_original
+from .conversion_vilbert import Conversion, is_original, load_original
 from .explanation import explain
 from .explanation_page import check_page_path, embedded_picture, write_page
 from .explanation_record import Explanation
@@ -27,6 +29,7 @@ from .pipeline_vilbert import (
     ViLBertQuestionAnsweringPipeline,
     model_loader,
 )
+from .plain_pickles import load_pickle
 from .pretraining_vilbert import ViLBertForPreTraining
 from .processing_vilbert import ViLBertProcessor
 from .proposals import open_image
@@ -61,7 +64,20 @@ def add_convert(commands: argparse._SubParsersAction):
         metavar="CLASS",
         help=f"class to convert for, one of {', '.join(MODEL_CLASSES)}; default: the one that takes most of it",
     )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="names of the answers of the question answering head, in order: a list in a .json or .pkl file, such as "
+        "trainval_label2ans.pkl",
+    )
+    parser.add_argument(
+        "--feature-source", metavar="TEXT", help="what made the features that it was trained on: others will warn"
+    )
     parser.add_argument("--tokenizer", help="also write a processor, with this tokenizer (a name or a folder)")
+    parser.add_argument(
+        "--no-global-region", action="store_true", help="the processor puts no whole image in front (MMF's models)"
+    )
     parser.set_defaults(run=convert)
 
 
@@ -69,16 +85,50 @@ def convert(options: argparse.Namespace):
     if options.output.exists() and not options.output.is_dir():
         raise ValueError(f"--output {options.output} is a file; give a folder.")
     # All that can fail comes before anything is written.
+    if options.no_global_region and not options.tokenizer:
+        raise ValueError("--no-global-region is of the processor that --tokenizer writes: give that, too.")
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer) if options.tokenizer else None
+    labels = read_labels(options.labels) if options.labels else None
     conversion = load_original(options.checkpoint, options.config, options.architecture)
+    if options.feature_source:
+        conversion.config.vision_config.feature_source = options.feature_source
+    if labels is not None:
+        name_answers(conversion, labels)
     MODEL_CLASSES[conversion.architecture].from_conversion(conversion).save_pretrained(options.output)
     (options.output / "conversion_report.txt").write_text(conversion.report() + "\n", encoding="utf-8")
     if tokenizer is not None:
-        ViLBertProcessor(ViLBertImageProcessor(), tokenizer).save_pretrained(options.output)
+        images = ViLBertImageProcessor(add_global_region=not options.no_global_region)
+        ViLBertProcessor(images, tokenizer).save_pretrained(options.output)
     print(
         f"{conversion.architecture} in {options.output}: {len(conversion.renamed)} tensors renamed, "
         f"{len(conversion.dropped)} left out, {len(conversion.new)} new. conversion_report.txt there names each."
     )
+
+
+def read_labels(file: Path) -> list[str]:
+    try:
+        if file.suffix == ".pkl":
+            with open(file, "rb") as opened:
+                labels = load_pickle(opened)
+        else:
+            labels = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"--labels {file} cannot be read: {error}") from error
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"--labels {file} must hold a list of names, got {labels!r:.80}.")
+    return labels
+
+
+def name_answers(conversion: Conversion, labels: list[str]):
+    """Write names into the config of a conversion, of its head "vqa" if it is of many tasks."""
+    config, several = conversion.config, conversion.architecture == ViLBertForMultiTask.__name__
+    count = config.tasks.get("vqa", {}).get("num_labels", 0) if several else config.num_labels
+    if count != len(labels):
+        raise ValueError(f"--labels must be {count} names, as many as the head has outputs, got {len(labels)}.")
+    if several:
+        config.tasks["vqa"]["id2label"] = {str(number): label for number, label in enumerate(labels)}
+    else:
+        config.id2label, config.label2id = dict(enumerate(labels)), {label: n for n, label in enumerate(labels)}
 
 
 def add_answer(commands: argparse._SubParsersAction):

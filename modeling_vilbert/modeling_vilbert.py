@@ -287,7 +287,7 @@ class ViLBertPreTrainedModel(PreTrainedModel):
         overrides = given.to_diff_dict() if given is not None else {}
         names = [name for name in kwargs if hasattr(ViLBertConfig, name) and name != "dtype"]
         overrides.update((name, kwargs.pop(name)) for name in names)
-        conversion = load_original(*original, cls.__name__, **overrides)
+        conversion = load_original(*original, cls.__name__, asked=names, **overrides)
         return cls.from_conversion(conversion, *args, **kwargs)
 
     @classmethod

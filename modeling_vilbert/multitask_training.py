@@ -313,8 +313,8 @@ class TaskProgress(TrainerCallback, ExportableState):
         self.evaluated[task] = self.batches.passes(task, int(state.epoch or 0))
         if score is not None:
             self.scores[task] = score
-        if task in self.controllers:
-            self.controllers[task].update(score)
+            if task in self.controllers:
+                self.controllers[task].update(score)
 
 
 class MultiTaskTrainer(ViLBertTrainer):
@@ -457,10 +457,10 @@ class MultiTaskTrainer(ViLBertTrainer):
             metrics, scores = {**self.progress.metrics, **metrics}, self.progress.scores
         if scores:
             combined = {f"{metric_key_prefix}_score": sum(scores.values()) / len(scores)}
-            metrics |= combined
             self.log(combined)
-        # Callbacks have seen each task's metrics, and now all of them: one may stop the training by their mean.
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            # Callbacks have seen each task's metrics, once; one may stop the training by their mean.
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, combined)
+            metrics |= combined
         return metrics
 
     def _measure_by(self, data: TaskData) -> list[float]:

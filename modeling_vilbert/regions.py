@@ -20,7 +20,7 @@ from .optional_packages import need
 from .region_formats import FORMATS, Format, find_format
 from .region_records import MISSING_BOXES, FieldError, Reader, RecordError, as_id, to_regions
 from .region_table import RegionWriter, write_regions
-from .regions_vilbert import Regions, concatenate_regions
+from .regions_vilbert import Regions, concatenate_regions, within_a_pixel
 
 
 __all__ = [
@@ -466,6 +466,8 @@ def _problems(regions: Regions, odd_width: str | None) -> Iterator[tuple[str, st
     width, height = regions.image_size
     if (width, height) == (1, 1) and (regions.boxes < -0.01).any() | (regions.boxes > 1.01).any():
         yield "boxes", "some are outside the unit square."
+    if within_a_pixel(regions):
+        yield "boxes", "all lie within one pixel: are they shares of the image, not pixels?"
     if len(regions) == 0:
         yield "boxes", "the record has no region."
     elif odd_width is not None:

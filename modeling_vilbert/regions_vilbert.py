@@ -9,7 +9,10 @@ from dataclasses import InitVar, dataclass
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 # Box format -> its four columns as (x1, y1, x2, y2), in pixels.
 BOX_FORMATS: dict[str, Callable[[np.ndarray], tuple[np.ndarray, ...]]] = {
@@ -147,6 +150,16 @@ class Regions:
                     f"{first}: {self.boxes[first].tolist()} as (x1, y1, x2, y2). Is box_format the right one of "
                     f"{list(BOX_FORMATS)}, and are they pixels?"
                 )
+        if within_a_pixel(self):
+            logger.warning_once(
+                "The boxes of an image lie within one pixel. If they are shares of the image, multiply them by its "
+                "width and height, or give image_size=(1, 1)."
+            )
+
+
+def within_a_pixel(regions: Regions) -> bool:
+    """Whether boxes are probably shares of an image that is said to have more pixels than one."""
+    return len(regions) > 1 and min(regions.image_size) > 2 and bool(regions.boxes.max() <= 1)
 
 
 def concatenate_regions(records: Sequence[Regions]) -> Regions:

@@ -261,6 +261,7 @@ def prepare_task(
     blind: bool = False,
     by_length: bool = False,
     seed: int = 0,
+    task_token: int | None = None,
     **settings,
 ) -> PreparedTask:
     """Rows of annotations and stores of regions -> data sets, collator and metrics of a task, for a trainer.
@@ -277,6 +278,7 @@ def prepare_task(
             and evaluate like lengths together (`rows` are in that order). Not for retrieval, whose examples are groups
             with other texts and images.
         seed: of what is drawn: negatives, choices.
+        task_token: for a model of this task alone that has task tokens; 12-in-1's are in `TASKS`.
         **settings: further fields of `TaskData`.
 
     Raises:
@@ -293,7 +295,13 @@ def prepare_task(
         raise ValueError(f"labels of {name} must name the answers of the head, got none: labels_of makes them of rows.")
     processor = _with_regions(processor, task.max_regions)
     label2id = {label: number for number, label in enumerate(labels)} if labels else None
-    common = {"label2id": label2id, "max_tokens": task.max_tokens, "blind": blind, "seed": seed}
+    common = {
+        "label2id": label2id,
+        "max_tokens": task.max_tokens,
+        "blind": blind,
+        "seed": seed,
+        "task_token": task_token,
+    }
     for rows in (train, evaluation):
         if rows is not None and label2id is not None:
             _check_labels(name, rows, label2id)

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from .data_collators import Batch, SampleDraws
 from .heads_vilbert import IGNORE
+from .image_processing_vilbert import check_features
 from .lengths import REGIONS, TOKENS, LikeLengthSampler
 from .model_card_vilbert import training_card
 from .modeling_vilbert import ViLBertPreTrainedModel
@@ -47,7 +48,8 @@ class ViLBertTrainer(Trainer):
     With `train_sampling_strategy="group_by_length"` batches hold texts of like lengths about images of like numbers of
     regions, as the columns of `add_lengths` say; evaluation keeps the order of its examples.
 
-    Otherwise it is Trainer. A collator that draws by epoch (`SampleDraws`) is told the epoch.
+    Otherwise it is Trainer. A collator that draws by epoch (`SampleDraws`) is told the epoch. If the first example has
+    `regions`, `check_features` compares them with the model's config.
 
     Args:
         model, args, data_collator, *arguments, **settings: as of Trainer.
@@ -76,12 +78,20 @@ class ViLBertTrainer(Trainer):
             args.ddp_find_unused_parameters = True
         self.head_learning_rate = head_learning_rate
         super().__init__(model, args, data_collator, *arguments, **settings)
+        self._check_features(self.train_dataset)
         if isinstance(data_collator, SampleDraws) and data_collator not in self.callback_handler.callbacks:
             self.add_callback(data_collator)
         # What was lost on words, regions and alignment since it was last told.
         self._parts: Counter = Counter()
         # The losses are divided by what the whole step holds, so that Trainer need not divide them.
         self.model_accepts_loss_kwargs = True
+
+    def _check_features(self, dataset: Any):
+        """Whether the regions of the first example are such as the model reads; streams have no first one."""
+        has_first = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and len(dataset)
+        first = dataset[0] if has_first else None
+        if isinstance(first, Mapping) and first.get("regions") is not None and hasattr(self.model, "config"):
+            check_features(first["regions"], self.model.config)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         made = self.optimizer is None

@@ -164,6 +164,8 @@ def test_what_only_the_tensors_tell(tmp_path):
     inputs = {**random_inputs(TINY), "task": "vqa"}
     expected = ViLBertForMultiTask.from_pretrained(told).eval()(**inputs).logits
     assert torch.equal(model(**inputs).logits, expected)
+    with pytest.raises(ValueError, match="no place for 1 tensors.*task_embeddings"):
+        ViLBertForMultiTask.from_pretrained(folder, num_task_tokens=0)
 
 
 def test_a_repository_of_the_original_layout(tmp_path, monkeypatch):

@@ -4,11 +4,12 @@ import ast
 import importlib
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import POOLED, heads_of, mlp, state, weight_normed, write
+from checkpoints import LABELS, POOLED, heads_of, mlp, state, weight_normed, write
 from original import TINY, random_inputs, random_state_dict
 from safetensors.torch import load_file
 from torch import nn
@@ -92,7 +93,29 @@ def test_with_a_tokenizer_a_processor_comes_along(tmp_path):
     BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "tokenizer")
     assert convert(source, tmp_path / "output", "--tokenizer", str(tmp_path / "tokenizer")) == 0
     processor = AutoProcessor.from_pretrained(tmp_path / "output")
-    assert processor(text="red")["input_ids"] == [[2, 5, 3]]
+    assert processor(text="red")["input_ids"] == [[2, 5, 3]] and processor.image_processor.add_global_region
+    assert convert(source, tmp_path / "mmf", "--tokenizer", str(tmp_path / "tokenizer"), "--no-global-region") == 0
+    assert not AutoProcessor.from_pretrained(tmp_path / "mmf").image_processor.add_global_region
+
+
+@pytest.mark.parametrize("family", ["12-in-1", "answers"])
+def test_names_of_answers_and_what_made_the_features(family, tmp_path, capsys):
+    tensors, architecture = FAMILIES[family][0](), FAMILIES[family][1]
+    source = write(tmp_path / "source", TINY, tensors)
+    names = [f"answer {number}" for number in range(LABELS["vqa"] if family == "12-in-1" else 7)]
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    (tmp_path / "names.pkl").write_bytes(pickle.dumps(names))
+    for file in ("names.json", "names.pkl"):
+        more = ["--labels", str(tmp_path / file), "--feature-source", "a detector"]
+        assert convert(source, tmp_path / "output", *more) == 0
+        config = getattr(modeling_vilbert, architecture).from_pretrained(tmp_path / "output").config
+        found = config.tasks["vqa"]["id2label"] if family == "12-in-1" else config.id2label
+        assert {int(number): name for number, name in found.items()} == dict(enumerate(names))
+        assert config.vision_config.feature_source == "a detector"
+    for content, said in ((names[1:], f"must be {len(names)} names"), ({"a": 1}, "must hold a list of names")):
+        (tmp_path / "names.json").write_text(json.dumps(content))
+        assert convert(source, tmp_path / "other", "--labels", str(tmp_path / "names.json")) == 1
+        assert said in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 class Marker:

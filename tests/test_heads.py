@@ -200,6 +200,27 @@ def test_positions_may_be_shared():
     assert_close(model(**alone, position_ids=positions).logits, model(**alone).logits)
 
 
+@pytest.mark.parametrize("task", ["vqa", "grounding", "entailment"])
+def test_one_task_out_of_many(task, tmp_path):
+    rows = {
+        "vqa": {"head": "question_answering", "num_labels": 3, "id2label": {"0": "a", "1": "b", "2": "c"}},
+        "grounding": {"head": "grounding"},
+        "entailment": {"head": "classification", "num_labels": 2},
+    }
+    many, inputs = make(ViLBertForMultiTask, tasks=rows, num_task_tokens=5), tiny_inputs()
+    inputs["task_ids"] = torch.tensor([2] * len(inputs["input_ids"]))
+    one = many.as_task_model(task)
+    expected = many(**inputs, task=task).logits
+    assert one.head is many.heads[task] and one.vilbert is many.vilbert and not one.training
+    one.save_pretrained(tmp_path)
+    for model in (one, type(one).from_pretrained(tmp_path)):
+        assert_close(model(**inputs).logits, expected)
+        assert model.config.num_labels == rows[task].get("num_labels", 1)
+        assert task != "vqa" or model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    with pytest.raises(ValueError, match="task must be one of .*, got 'captions'"):
+        many.as_task_model("captions")
+
+
 def test_a_region_that_is_padding_is_no_label():
     model, inputs = make(ViLBertForVisualGrounding), tiny_inputs()
     real = inputs["region_attention_mask"].sum(1) - 1

@@ -911,6 +911,13 @@ def test_a_bad_first_record_does_not_hide_what_a_store_is(tmp_path):
     assert list(store) == ["42", "7"] and "300104.pkl" in str(store.problems[0])
 
 
+def test_shares_taken_for_pixels_are_found_by_inspect(tmp_path):
+    shares = Regions([[0, 0, 0.5, 0.5], [0.2, 0.1, 1, 1]], np.ones((2, 3)), (640, 480), image_id="1")
+    write_regions([shares], tmp_path / "store")
+    (problem,) = inspect_regions(tmp_path / "store").problems
+    assert "all lie within one pixel" in str(problem)
+
+
 def test_flat_boxes_are_found_by_inspect(tmp_path):
     write = change_npz(resave(bbox=spoiled("boxes", [9, 9, 9, 30])))
     (problem,) = inspect_regions(write(tmp_path, make_records())).problems

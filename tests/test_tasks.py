@@ -157,6 +157,26 @@ def test_clean_split_leaves_out_test_images_of_every_task():
 # Bad annotations
 
 
+@pytest.mark.parametrize("task", ["vqa", "refcoco", "retrieval_coco"])
+def test_one_task_of_a_model_with_task_tokens(task, folder, stores, tmp_path):
+    rows, token = rows_of(folder, task)[:8], TASKS[task].task_token
+    labels = labels_of(task, rows)
+    data = prepare_task(task, small_model.new_processor(), labels, rows, stores[task], task_token=token)
+    batch = data.collator([data.train[number] for number in range(3)])
+    assert batch["task_ids"].tolist() == [token] * 3
+    fields = {"id2label": dict(enumerate(labels or ["score"])), "num_task_tokens": 20}
+    assert MODELS[TASKS[task].head](small_model.small_config(**fields))(**batch).loss.isfinite()
+
+
+def test_other_features_are_said_before_training(folder, stores, tmp_path):
+    rows = rows_of(folder, "vqa")[:8]
+    data = prepare_task("vqa", small_model.new_processor(), labels_of("vqa", rows), rows, stores["vqa"])
+    config = small_model.small_config(num_labels=3)
+    config.vision_config.feature_size += 1
+    with pytest.raises(ValueError, match="The features of image .* wide, the model reads"):
+        ViLBertTrainer(MODELS["question_answering"](config), arguments(tmp_path), data.collator, data.train)
+
+
 def test_empty_splits_are_named(stores):
     for splits in ({"train": []}, {"evaluation": []}):
         with pytest.raises(ValueError, match=f"{next(iter(splits))} of vqa is empty"):

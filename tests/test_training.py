@@ -368,6 +368,12 @@ def test_training_ends_early_by_the_mean_score(tmp_path):
     settings = {"eval_strategy": "epoch", "save_strategy": "epoch", "metric_for_best_model": "eval_score"}
     trainer, _ = many_tasks(tmp_path, [early], max_steps=60, **settings)
     assert trainer.state.global_step == 18
+    # A task's own score counts when it is measured: of 22 questions and 2 a step, after epochs 1, 6 and 11.
+    settings |= {"metric_for_best_model": "eval_vqa_accuracy"}
+    early = EarlyStoppingCallback(early_stopping_patience=2, early_stopping_threshold=10.0)
+    trainer, _ = many_tasks(tmp_path / "task", [early], max_steps=120, **settings)
+    measured = [row["step"] for row in trainer.state.log_history if "eval_vqa_accuracy" in row]
+    assert len(measured) == 3 and measured[-1] == trainer.state.global_step
 
 
 def test_a_loss_scale_scales(tmp_path):
