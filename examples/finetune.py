@@ -31,6 +31,7 @@ from transformers import AutoConfig, TrainingArguments, set_seed
 from modeling_vilbert import ViLBertForMultiTask, ViLBertTrainer, open_regions
 from modeling_vilbert.annotations import CLASS_NAMES
 from modeling_vilbert.configuration_vilbert import TWELVE_IN_ONE_TASKS
+from modeling_vilbert.heads_vilbert import check_task_token
 from modeling_vilbert.metrics import METRICS, Predictions
 from modeling_vilbert.submissions import write_submission
 from modeling_vilbert.tasks import MODELS, TASKS, labels_of, prepare_task, read_rows
@@ -59,7 +60,10 @@ class Options(SceneOptions):
         default=None, metadata={"help": "keep so many answers; default: of real data as in 12-in-1, 3129 of VQA"}
     )
     head_learning_rate: float | None = field(
-        default=None, metadata={"help": "of the head; default: as in 12-in-1, 1e-4 (composed scenes: see the code)"}
+        default=None,
+        metadata={
+            "help": "of the head; default: as in 12-in-1, 1e-4 but for grounding (composed scenes: see the code)"
+        },
     )
     text_only: bool = field(default=False, metadata={"help": "show nothing of the images"})
     evaluate_only: bool = field(default=False, metadata={"help": "train nothing: evaluate --model as it is"})
@@ -110,32 +114,60 @@ def read_data(options: Options, arguments: TrainingArguments) -> tuple[list, Any
     return train, store, test, store
 
 
+def fits(task: str, labels: list[str] | None, id2label: dict[Any, str], count: int) -> bool:
+    """Whether a trained head of so many outputs, and these names if it has any, is one for the task.
+
+    Classes have fixed names, also where nobody wrote them down. Of answers the order is known by their names alone.
+    """
+    names = [name for _, name in sorted((int(number), name) for number, name in id2label.items())]
+    named = bool(names) and names[0] != "LABEL_0"
+    if labels is None:
+        return True
+    if task in CLASS_NAMES:
+        return names == labels if named else count == len(labels)
+    return named
+
+
+def trained_model(options: Options, labels: list[str] | None) -> Any:
+    """The saved model with its head for such a task, or None if it has none."""
+    config, model_class = AutoConfig.from_pretrained(options.model), MODELS[TASKS[options.task].head]
+    if model_class.__name__ in (config.architectures or ()):
+        if fits(options.task, labels, config.id2label, config.num_labels):
+            return model_class.from_pretrained(options.model)
+    elif "ViLBertForMultiTask" in (config.architectures or ()):
+        rows = {name: row for name, row in config.tasks.items() if row["head"] == TASKS[options.task].head}
+        # The task's own first.
+        for name in sorted(rows, key=lambda name: name != options.task):
+            if fits(options.task, labels, rows[name].get("id2label", {}), rows[name].get("num_labels", 1)):
+                return ViLBertForMultiTask.from_pretrained(options.model).as_task_model(name)
+    return None
+
+
 def new_model(options: Options, labels: list[str] | None) -> tuple[Any, list[str] | None]:
     """The model, and the names of its outputs: those that it was trained with, if it was for a task of this kind."""
-    model_class = MODELS[TASKS[options.task].head]
-    if options.model is not None:
-        config = AutoConfig.from_pretrained(options.model)
-        known = list(config.id2label.values())
-        same_head = model_class.__name__ in (config.architectures or ())
-        # Classes have fixed names; answers that a model has learned are kept.
-        fitting = known == labels if options.task in CLASS_NAMES else known[0] != "LABEL_0"
-        if labels is not None and same_head and fitting:
-            return model_class.from_pretrained(options.model), known
-    fields = {"id2label": dict(enumerate(labels or ["score"]))}
+    model_class, fields = MODELS[TASKS[options.task].head], {"id2label": dict(enumerate(labels or ["score"]))}
     if options.model is None:
         return model_class(small_config(**fields)), labels
-    if "ViLBertForMultiTask" in (config.architectures or ()):
-        rows = {name: row for name, row in config.tasks.items() if row["head"] == TASKS[options.task].head}
-        like = [name for name, row in rows.items() if row.get("num_labels", 1) == len(fields["id2label"])]
-        own = options.task in like or "id2label" in rows.get(options.task, {})
-        if own or like:
-            name = options.task if own else like[0]
-            model = ViLBertForMultiTask.from_pretrained(options.model).as_task_model(name)
-            if "id2label" in rows[name] and labels is not None:
-                return model, list(model.config.id2label.values())
-            model.config.id2label = fields["id2label"]
-            return model, labels
+    if (model := trained_model(options, labels)) is not None:
+        if labels is not None and model.config.id2label[0] != "LABEL_0":
+            return model, list(model.config.id2label.values())
+        model.config.id2label = fields["id2label"]
+        return model, labels
+    if options.evaluate_only:
+        sys.exit(
+            f"{sys.argv[0]}: --evaluate_only: {options.model} has no head that is known to be for {options.task}. "
+            "Answers are known by their names: vilbert convert --labels."
+        )
     return model_class.from_pretrained(options.model, ignore_mismatched_sizes=True, **fields), labels
+
+
+def task_token(config: Any, task: str) -> int | None:
+    """What the model calls the task, or else 12-in-1."""
+    if not config.num_task_tokens:
+        return None
+    token = config.tasks.get(task, {}).get("task_token", TASKS[task].task_token)
+    check_task_token(config, token)
+    return token
 
 
 def chance(task: str, predictions: Predictions) -> float:
@@ -191,7 +223,7 @@ def main():
         blind=options.text_only,
         by_length=arguments.train_sampling_strategy == "group_by_length",
         seed=arguments.seed,
-        task_token=TASKS[options.task].task_token if model.config.num_task_tokens else None,
+        task_token=task_token(model.config, options.task),
     )
     trainer = ViLBertTrainer(
         model,

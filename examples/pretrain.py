@@ -121,6 +121,9 @@ def main():
     examples = captions
     if options.streaming:
         together = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        if arguments.max_steps < 1:
+            # A stream does not say where it ends.
+            arguments.max_steps = max(1, round(arguments.num_train_epochs * len(captions) / together))
         passes = arguments.max_steps * together // len(captions) + 2
         examples = repeated(captions.to_iterable_dataset(num_shards=16), passes, arguments.seed)
         # Each process reads shards of its own, instead of the first one cutting batches for all.

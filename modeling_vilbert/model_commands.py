@@ -66,10 +66,11 @@ def add_convert(commands: argparse._SubParsersAction):
     )
     parser.add_argument(
         "--labels",
-        type=Path,
-        metavar="FILE",
-        help="names of the answers of the question answering head, in order: a list in a .json or .pkl file, such as "
-        "trainval_label2ans.pkl",
+        action="append",
+        default=[],
+        metavar="[HEAD=]FILE",
+        help="names of the outputs of a head, in order: a list in a .json or .pkl file (trainval_label2ans.pkl); of "
+        "many heads that of HEAD, default: vqa. May be given several times",
     )
     parser.add_argument(
         "--feature-source", metavar="TEXT", help="what made the features that it was trained on: others will warn"
@@ -88,12 +89,12 @@ def convert(options: argparse.Namespace):
     if options.no_global_region and not options.tokenizer:
         raise ValueError("--no-global-region is of the processor that --tokenizer writes: give that, too.")
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer) if options.tokenizer else None
-    labels = read_labels(options.labels) if options.labels else None
+    labels = [read_labels(one) for one in options.labels]
     conversion = load_original(options.checkpoint, options.config, options.architecture)
     if options.feature_source:
         conversion.config.vision_config.feature_source = options.feature_source
-    if labels is not None:
-        name_answers(conversion, labels)
+    for head, names in labels:
+        name_outputs(conversion, head, names)
     MODEL_CLASSES[conversion.architecture].from_conversion(conversion).save_pretrained(options.output)
     (options.output / "conversion_report.txt").write_text(conversion.report() + "\n", encoding="utf-8")
     if tokenizer is not None:
@@ -105,7 +106,10 @@ def convert(options: argparse.Namespace):
     )
 
 
-def read_labels(file: Path) -> list[str]:
+def read_labels(given: str) -> tuple[str, list[str]]:
+    """`[HEAD=]FILE` -> the head and the names in the file."""
+    head, _, name = given.rpartition("=")
+    file = Path(name)
     try:
         if file.suffix == ".pkl":
             with open(file, "rb") as opened:
@@ -116,19 +120,24 @@ def read_labels(file: Path) -> list[str]:
         raise ValueError(f"--labels {file} cannot be read: {error}") from error
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"--labels {file} must hold a list of names, got {labels!r:.80}.")
-    return labels
+    return head, labels
 
 
-def name_answers(conversion: Conversion, labels: list[str]):
-    """Write names into the config of a conversion, of its head "vqa" if it is of many tasks."""
-    config, several = conversion.config, conversion.architecture == ViLBertForMultiTask.__name__
-    count = config.tasks.get("vqa", {}).get("num_labels", 0) if several else config.num_labels
+def name_outputs(conversion: Conversion, head: str, labels: list[str]):
+    """Write names into the config of a conversion; the head is one of many, or "" for the only or usual one."""
+    config, names = conversion.config, dict(enumerate(labels))
+    if conversion.architecture == ViLBertForMultiTask.__name__:
+        if (head := head or "vqa") not in config.tasks:
+            raise ValueError(f"--labels are for one of the heads {list(config.tasks)}, got {head!r}.")
+        count = config.tasks[head].get("num_labels", 1)
+        config.tasks[head]["id2label"] = {str(number): label for number, label in names.items()}
+    elif head:
+        raise ValueError(f"--labels of a {conversion.architecture} are of its only head: give the file alone.")
+    else:
+        count = config.num_labels
+        config.id2label, config.label2id = names, {label: number for number, label in names.items()}
     if count != len(labels):
         raise ValueError(f"--labels must be {count} names, as many as the head has outputs, got {len(labels)}.")
-    if several:
-        config.tasks["vqa"]["id2label"] = {str(number): label for number, label in enumerate(labels)}
-    else:
-        config.id2label, config.label2id = dict(enumerate(labels)), {label: n for n, label in enumerate(labels)}
 
 
 def add_answer(commands: argparse._SubParsersAction):

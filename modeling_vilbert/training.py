@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from .data_collators import Batch, SampleDraws
 from .heads_vilbert import IGNORE
-from .image_processing_vilbert import check_features
+from .image_processing_vilbert import check_features, is_regions
 from .lengths import REGIONS, TOKENS, LikeLengthSampler
 from .model_card_vilbert import training_card
 from .modeling_vilbert import ViLBertPreTrainedModel
@@ -88,10 +88,14 @@ class ViLBertTrainer(Trainer):
 
     def _check_features(self, dataset: Any):
         """Whether the regions of the first example are such as the model reads; streams have no first one."""
-        has_first = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and len(dataset)
-        first = dataset[0] if has_first else None
-        if isinstance(first, Mapping) and first.get("regions") is not None and hasattr(self.model, "config"):
-            check_features(first["regions"], self.model.config)
+        if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__getitem__"):
+            return
+        first = dataset[0] if hasattr(dataset, "__len__") and len(dataset) else None
+        regions = first.get("regions") if isinstance(first, Mapping) else None
+        # Collators of one's own may mean anything by the name.
+        regions = [regions] if is_regions(regions) else regions
+        if isinstance(regions, list) and all(map(is_regions, regions)) and hasattr(self.model, "config"):
+            check_features(regions, self.model.config)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         made = self.optimizer is None

@@ -112,6 +112,13 @@ def test_names_of_answers_and_what_made_the_features(family, tmp_path, capsys):
         found = config.tasks["vqa"]["id2label"] if family == "12-in-1" else config.id2label
         assert {int(number): name for number, name in found.items()} == dict(enumerate(names))
         assert config.vision_config.feature_source == "a detector"
+    if family == "12-in-1":
+        gqa = [f"answer {number}" for number in range(LABELS["gqa"])]
+        (tmp_path / "gqa.json").write_text(json.dumps(gqa))
+        more = ["--labels", f"gqa={tmp_path / 'gqa.json'}", "--labels", str(tmp_path / "names.pkl")]
+        assert convert(source, tmp_path / "output", *more) == 0
+        tasks = modeling_vilbert.ViLBertConfig.from_pretrained(tmp_path / "output").tasks
+        assert tasks["gqa"]["id2label"]["3"] == "answer 3" and len(tasks["vqa"]["id2label"]) == len(names)
     for content, said in ((names[1:], f"must be {len(names)} names"), ({"a": 1}, "must hold a list of names")):
         (tmp_path / "names.json").write_text(json.dumps(content))
         assert convert(source, tmp_path / "other", "--labels", str(tmp_path / "names.json")) == 1

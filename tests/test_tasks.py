@@ -177,6 +177,21 @@ def test_other_features_are_said_before_training(folder, stores, tmp_path):
         ViLBertTrainer(MODELS["question_answering"](config), arguments(tmp_path), data.collator, data.train)
 
 
+class Counted(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield {}
+
+    def __len__(self):
+        return 1
+
+
+def test_what_is_no_record_of_regions_is_not_compared(tmp_path):
+    record = {"boxes": [[0, 0, 9, 9]], "features": [[1.0]], "image_size": (9, 9)}
+    model = MODELS["question_answering"](small_model.small_config(num_labels=3))
+    for data in ([{"regions": record}], [{"regions": 7}], [{"regions": [record]}], [], Counted(), None):
+        ViLBertTrainer(model, arguments(tmp_path), list, data)
+
+
 def test_empty_splits_are_named(stores):
     for splits in ({"train": []}, {"evaluation": []}):
         with pytest.raises(ValueError, match=f"{next(iter(splits))} of vqa is empty"):
