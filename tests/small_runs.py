@@ -160,6 +160,10 @@ def main():
         output.mkdir(parents=True, exist_ok=True)
         (output / "losses.json").write_text(json.dumps(losses))
         (output / "metrics.json").write_text(json.dumps(metrics))
+    if torch.distributed.is_initialized():
+        # A process that ends while gloo's threads run may be aborted.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
