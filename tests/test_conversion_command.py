@@ -19,6 +19,7 @@ import modeling_vilbert
 from modeling_vilbert import ViLBertForPreTraining
 from modeling_vilbert.cli import main
 from modeling_vilbert.conversion_vilbert import read_checkpoint
+from modeling_vilbert.model_commands import read_model
 
 
 TENSORS = random_state_dict(TINY)
@@ -96,6 +97,12 @@ def test_with_a_tokenizer_a_processor_comes_along(tmp_path):
     assert processor(text="red")["input_ids"] == [[2, 5, 3]] and processor.image_processor.add_global_region
     assert convert(source, tmp_path / "mmf", "--tokenizer", str(tmp_path / "tokenizer"), "--no-global-region") == 0
     assert not AutoProcessor.from_pretrained(tmp_path / "mmf").image_processor.add_global_region
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_commands_read_an_original_folder_with_its_heads(family, tmp_path):
+    folder = write(tmp_path, TINY, FAMILIES[family][0]())
+    assert type(read_model(folder)).__name__ == FAMILIES[family][1]
 
 
 @pytest.mark.parametrize("family", ["12-in-1", "answers"])
