@@ -4,6 +4,7 @@ They are without dropout, so that one process and two compute the same.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -160,10 +161,9 @@ def main():
         output.mkdir(parents=True, exist_ok=True)
         (output / "losses.json").write_text(json.dumps(losses))
         (output / "metrics.json").write_text(json.dumps(metrics))
-    if torch.distributed.is_initialized():
-        # A process that ends while gloo's threads run may be aborted.
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    # All is written. Gloo's threads may still run, and would abort a process that clears up behind them.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
