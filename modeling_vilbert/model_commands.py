@@ -204,8 +204,7 @@ def add_search(commands: argparse._SubParsersAction):
         "common with the text",
     )
     parser.add_argument("--shortlist", type=int, metavar="N", help="how many those are; default: 100")
-    parser.add_argument("--head", metavar="NAME", help="of a model of many tasks; default: its matching head")
-    parser.add_argument("--task-token", type=int, metavar="N", help="of a model with task tokens; default: the head's")
+    add_head_options(parser)
     add_store_options(parser)
     parser.set_defaults(run=run_search)
 
